@@ -1,0 +1,241 @@
+//! Every path that mvm keeps on disk, in one place. Nobody else joins a path.
+
+use crate::{Diagnostic, ErrorKind, VmName};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The folders of mvm, after the XDG base directory specification (version 0.8).
+///
+/// | folder | default | override | holds |
+/// |---|---|---|---|
+/// | cache | `~/.cache/mvm` | `MVM_CACHE_DIR` | images, kernels, runtime state of VMs |
+/// | config | `~/.config/mvm` | `MVM_CONFIG_DIR` | `config.toml` |
+/// | state | `~/.local/state/mvm` | `MVM_STATE_DIR` | logs |
+/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs |
+/// | runtime | `$XDG_RUNTIME_DIR/mvm`, else `run` in the cache folder | `MVM_RUNTIME_DIR` | sockets |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    cache: PathBuf,
+    config: PathBuf,
+    state: PathBuf,
+    share: PathBuf,
+    runtime: PathBuf,
+}
+
+/// Why the folders could not be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DirsError {
+    /// Neither `HOME` nor the override is there.
+    #[error("cannot tell where the {0} folder is: HOME is not set")]
+    NoHome(&'static str),
+    /// A variable holds a relative path.
+    #[error("{variable} is {value:?}, which is not an absolute path")]
+    Relative {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: PathBuf,
+    },
+}
+
+impl Diagnostic for DirsError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Usage
+    }
+    fn hint(&self) -> Option<String> {
+        Some("set HOME, or MVM_CACHE_DIR, MVM_CONFIG_DIR, MVM_STATE_DIR, MVM_SHARE_DIR and MVM_RUNTIME_DIR".into())
+    }
+}
+
+impl Dirs {
+    /// The folders of this process's environment.
+    pub fn from_env() -> Result<Self, DirsError> {
+        Self::from_vars(|name| std::env::var_os(name))
+    }
+
+    /// The folders of a given environment.
+    pub fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, DirsError> {
+        let set = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let folder = |name, ours: &'static str, xdg: &str, home: &str| match set(ours) {
+            Some(value) if value.is_absolute() => Ok(value),
+            Some(value) => Err(DirsError::Relative { variable: ours, value }),
+            // The specification says to pass over relative XDG paths.
+            None => match (set(xdg).filter(|p| p.is_absolute()), set("HOME").filter(|p| p.is_absolute())) {
+                (Some(base), _) => Ok(base.join("mvm")),
+                (None, Some(base)) => Ok(base.join(home).join("mvm")),
+                (None, None) => Err(DirsError::NoHome(name)),
+            },
+        };
+        let cache = folder("cache", "MVM_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?;
+        let runtime = match set("MVM_RUNTIME_DIR") {
+            Some(value) if value.is_absolute() => value,
+            Some(value) => return Err(DirsError::Relative { variable: "MVM_RUNTIME_DIR", value }),
+            None => match set("XDG_RUNTIME_DIR").filter(|p| p.is_absolute()) {
+                Some(base) => base.join("mvm"),
+                None => cache.join("run"),
+            },
+        };
+        Ok(Self {
+            config: folder("config", "MVM_CONFIG_DIR", "XDG_CONFIG_HOME", ".config")?,
+            state: folder("state", "MVM_STATE_DIR", "XDG_STATE_HOME", ".local/state")?,
+            share: folder("share", "MVM_SHARE_DIR", "XDG_DATA_HOME", ".local/share")?,
+            cache,
+            runtime,
+        })
+    }
+
+    /// `config.toml`.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    /// Assembled images, each a folder named by its content.
+    pub fn images(&self) -> PathBuf {
+        self.cache.join("images")
+    }
+
+    /// Guest kernels, each a folder.
+    pub fn kernels(&self) -> PathBuf {
+        self.cache.join("kernels")
+    }
+
+    /// Pre-made empty writable layers, named by size.
+    pub fn layers(&self) -> PathBuf {
+        self.cache.join("layers")
+    }
+
+    /// What probing this machine told, valid for one boot of the host.
+    pub fn probes(&self) -> PathBuf {
+        self.cache.join("probes")
+    }
+
+    /// GC roots of builds that no VM uses yet.
+    pub fn gc_roots(&self) -> PathBuf {
+        self.share.join("gcroots")
+    }
+
+    /// The registry: one folder a VM.
+    pub fn vms(&self) -> PathBuf {
+        self.share.join("vms")
+    }
+
+    /// The folders of one VM.
+    pub fn vm(&self, name: &VmName) -> VmDirs {
+        VmDirs {
+            share: self.vms().join(name.as_str()),
+            cache: self.cache.join("vms").join(name.as_str()),
+            logs: self.state.join("logs").join(name.as_str()),
+            runtime: self.runtime.join("vms").join(name.as_str()),
+        }
+    }
+}
+
+/// The folders and files of one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmDirs {
+    share: PathBuf,
+    cache: PathBuf,
+    logs: PathBuf,
+    runtime: PathBuf,
+}
+
+impl VmDirs {
+    /// The folder whose presence says that the name is taken.
+    pub fn share(&self) -> &Path {
+        &self.share
+    }
+    /// The folder of what can be made again.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+    /// The folder of logs.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+    /// The folder of sockets; 0700.
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+    /// The VM as asked for.
+    pub fn spec(&self) -> PathBuf {
+        self.share.join("spec.json")
+    }
+    /// The keys of the guest channel; 0600.
+    pub fn keys(&self) -> PathBuf {
+        self.share.join("keys.json")
+    }
+    /// Held (flock) by the supervisor for as long as it lives.
+    pub fn lock(&self) -> PathBuf {
+        self.share.join("lock")
+    }
+    /// The writable layer: user data.
+    pub fn writable_layer(&self) -> PathBuf {
+        self.share.join("rw.ext4")
+    }
+    /// The GC root that keeps a Nix-built image.
+    pub fn gc_root(&self) -> PathBuf {
+        self.share.join("gcroot")
+    }
+    /// What the supervisor last wrote of itself.
+    pub fn state(&self) -> PathBuf {
+        self.cache.join("state.json")
+    }
+    /// The config drive of the current start; 0600.
+    pub fn config_drive(&self) -> PathBuf {
+        self.cache.join("config.ext4")
+    }
+    /// The guest's serial console.
+    pub fn console_log(&self) -> PathBuf {
+        self.logs.join("console.log")
+    }
+    /// What the VMM, its helpers and the supervisor say.
+    pub fn hypervisor_log(&self) -> PathBuf {
+        self.logs.join("hypervisor.log")
+    }
+    /// The supervisor's control socket; 0600.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime.join("control.sock")
+    }
+    /// The guest channel, where it is a Unix socket; 0600.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.runtime.join("v.sock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn dirs(vars: &[(&str, &str)]) -> Result<Dirs, DirsError> {
+        let vars: HashMap<_, _> = vars.iter().map(|(k, v)| (k.to_string(), OsString::from(v))).collect();
+        Dirs::from_vars(|name| vars.get(name).cloned())
+    }
+
+    #[test]
+    fn home_alone_is_enough() {
+        let dirs = dirs(&[("HOME", "/h")]).unwrap();
+        assert_eq!(dirs.images(), Path::new("/h/.cache/mvm/images"));
+        assert_eq!(dirs.config_file(), Path::new("/h/.config/mvm/config.toml"));
+        let vm = dirs.vm(&VmName::new("a").unwrap());
+        assert_eq!(vm.spec(), Path::new("/h/.local/share/mvm/vms/a/spec.json"));
+        assert_eq!(vm.console_log(), Path::new("/h/.local/state/mvm/logs/a/console.log"));
+        assert_eq!(vm.control_socket(), Path::new("/h/.cache/mvm/run/vms/a/control.sock"));
+    }
+
+    #[test]
+    fn overrides_win_and_must_be_absolute() {
+        let got = dirs(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("MVM_CACHE_DIR", "/c")]).unwrap();
+        assert_eq!(got.images(), Path::new("/c/images"));
+        let got = dirs(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("XDG_RUNTIME_DIR", "/r")]).unwrap();
+        assert_eq!(got.images(), Path::new("/x/mvm/images"));
+        assert_eq!(got.vm(&VmName::new("a").unwrap()).runtime(), Path::new("/r/mvm/vms/a"));
+        assert!(matches!(dirs(&[("HOME", "/h"), ("MVM_STATE_DIR", "s")]), Err(DirsError::Relative { .. })));
+    }
+
+    #[test]
+    fn without_home_it_says_so() {
+        assert_eq!(dirs(&[]), Err(DirsError::NoHome("cache")));
+        assert_eq!(dirs(&[("HOME", "")]), Err(DirsError::NoHome("cache")));
+    }
+}

@@ -1,0 +1,40 @@
+//! The words that every part of mvm shares: names, sizes, images, specs, states, paths and errors.
+//!
+//! Nothing here opens a socket, starts a process or prints; it is data and the rules that data must keep.
+
+mod access;
+mod backend;
+mod dirs;
+mod error;
+mod guest;
+mod image;
+mod name;
+mod size;
+mod spec;
+mod state;
+
+pub use access::AccessPolicy;
+pub use backend::{Capabilities, Drive, DriveRole, Hypervisor, LaunchSpec, UnknownHypervisor};
+pub use dirs::{Dirs, DirsError, VmDirs};
+pub use error::{Diagnostic, ErrorKind, Fault};
+pub use guest::{
+    GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Restart, Service,
+};
+pub use image::{
+    AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
+    RootfsFile, RootfsFs,
+};
+pub use name::{NameError, VmName};
+pub use size::{MemorySize, SizeError};
+pub use spec::{PortForward, PortForwardError, VmSource, VmSpec};
+pub use state::{BootPhase, ExitReason, VmRecord, VmState};
+
+/// File-system labels by which a guest finds its drives: never by device letter.
+pub mod labels {
+    /// The read-only root file system, shared by all VMs of an image.
+    pub const ROOT: &str = "mvm-root";
+    /// The per-VM writable layer.
+    pub const WRITABLE: &str = "mvm-rw";
+    /// The read-only configuration, written afresh at each start.
+    pub const CONFIG: &str = "mvm-config";
+}
