@@ -1,0 +1,159 @@
+//! Why an image cannot be opened or assembled.
+
+use mvm_core::{Diagnostic, ErrorKind, ManifestError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why an image cannot be opened or assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No such folder.
+    #[error("there is no image folder at {0:?}")]
+    NoFolder(PathBuf),
+    /// The folder holds no manifest.
+    #[error("{0:?} has no image.json")]
+    NoManifest(PathBuf),
+    /// The manifest breaks its contract.
+    #[error("{folder:?}: {source}")]
+    Manifest {
+        /// The image.
+        folder: PathBuf,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A file of the image cannot be used.
+    #[error("image {folder:?}: {what} {path:?} {why}")]
+    File {
+        /// The image.
+        folder: PathBuf,
+        /// `kernel`, `initrd` or `rootfs`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image for another CPU.
+    #[error("image {folder:?} is for {system}; this machine runs {here}")]
+    System {
+        /// The image.
+        folder: PathBuf,
+        /// What it is for.
+        system: String,
+        /// What this machine is.
+        here: String,
+    },
+    /// A file that a built-in image needs is nowhere.
+    #[error("{what} was not found; looked at {}", .places.join(", "))]
+    Missing {
+        /// What it is.
+        what: &'static str,
+        /// Where it was looked for.
+        places: Vec<String>,
+        /// How to get it.
+        hint: &'static str,
+    },
+    /// A file that a built-in image needs cannot be used.
+    #[error("{path:?} cannot be used: {why}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// One of e2fsprogs' programs failed.
+    #[error("{program} cannot make {path:?}: {detail}")]
+    MakeFs {
+        /// `mke2fs` or `debugfs`.
+        program: &'static str,
+        /// The file system.
+        path: PathBuf,
+        /// What it said.
+        detail: String,
+    },
+    /// More configuration (environment, mostly) than a config drive holds.
+    #[error("the VM's configuration has {bytes} bytes; a config drive holds {most}")]
+    ConfigTooLarge {
+        /// What it has.
+        bytes: usize,
+        /// What fits.
+        most: usize,
+    },
+    /// A name or path of an image that leads nowhere.
+    #[error("there is no image named {name:?}, and no folder of that name either")]
+    NoImage {
+        /// As given.
+        name: String,
+        /// The images that there are.
+        known: Vec<String>,
+    },
+    /// The system refused.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    fn disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::MakeFs { detail, .. } => detail.contains("No space left"),
+            _ => false,
+        }
+    }
+}
+
+impl Diagnostic for ImageError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoFolder(_) | Self::NoImage { .. } | Self::Missing { .. } => ErrorKind::NotFound,
+            Self::NoManifest(_) | Self::Manifest { .. } | Self::File { .. } | Self::System { .. } => {
+                ErrorKind::ImageInvalid
+            }
+            Self::ConfigTooLarge { .. } => ErrorKind::Usage,
+            Self::Unusable { .. } | Self::MakeFs { .. } => ErrorKind::BuildFailed,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            Self::Io { .. } => ErrorKind::Unexpected,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        if self.disk_full() {
+            return Some("the disk is full: free some space and try again".into());
+        }
+        match self {
+            Self::NoFolder(_) => Some("give --image the folder that holds image.json".into()),
+            Self::NoManifest(_) => {
+                Some("an image is a folder with image.json: is this the flake's image output?".into())
+            }
+            Self::Manifest { source, .. } => source.hint(),
+            Self::File { .. } => Some("the image is damaged or was built wrong: build it again".into()),
+            Self::System { here, .. } => Some(format!("build the image for {here}")),
+            Self::Missing { hint, .. } | Self::Unusable { hint, .. } => Some((*hint).into()),
+            Self::ConfigTooLarge { .. } => {
+                Some("pass fewer or shorter variables (-e), or copy a file in with `cp`".into())
+            }
+            Self::NoImage { known, .. } if known.is_empty() => {
+                Some("give --image the folder that holds image.json".into())
+            }
+            Self::NoImage { known, .. } => Some(format!("images here: {}; or give a folder", known.join(", "))),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("check who owns it and its mode".into())
+            }
+            Self::MakeFs { .. } | Self::Io { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Images on disk: the contract checked, a kernel found, the built-in image assembled, drives made.
+//!
+//! Everything here is synchronous and knows no VM. Whatever is written appears whole or not at all; what a killed
+//! process left is overwritten or removed by the next one.
+
+mod builtin;
+mod config_drive;
+mod cpio;
+mod draft;
+mod elf;
+mod error;
+mod ext4;
+mod image;
+mod kernel;
+mod layer;
+mod modules;
+mod strip;
+mod superblock;
+mod unpack;
+
+pub use builtin::{ensure_builtin, find_guest_binary};
+pub use config_drive::write_config_drive;
+pub use error::ImageError;
+pub use image::{Image, list_images, resolve_image};
+pub use kernel::GuestKernel;
+pub use layer::{LAYER_SIZE, writable_layer};
+pub use unpack::{UnpackError, decompress, vmlinux_from_bzimage};
