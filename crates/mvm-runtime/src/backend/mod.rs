@@ -1,0 +1,235 @@
+//! Backends: what runs an image.
+
+mod qemu;
+
+use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, LaunchSpec};
+use std::io;
+use std::path::PathBuf;
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::channel::{GuestChannel, GuestStream};
+
+/// A backend, chosen.
+#[derive(Debug)]
+pub enum AnyBackend {
+    /// QEMU's microvm machine.
+    Qemu(qemu::Qemu),
+}
+
+/// Why a backend could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// A program that it needs is not there.
+    #[error("{hypervisor} needs the program {program:?}, which is not on PATH")]
+    Program {
+        /// Whose.
+        hypervisor: Hypervisor,
+        /// Which.
+        program: &'static str,
+        /// How to get it.
+        hint: &'static str,
+    },
+    /// A variable names a program that is not there.
+    #[error("{variable} is {path:?}, which is not a file")]
+    Chosen {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// The program that it stands for.
+        program: &'static str,
+    },
+    /// A kernel of a format that it does not load.
+    #[error("{hypervisor} on this machine cannot boot a kernel of the format {format}")]
+    Kernel {
+        /// Which backend.
+        hypervisor: Hypervisor,
+        /// The format, as in image.json.
+        format: &'static str,
+    },
+    /// More vCPUs than it can give.
+    #[error("{hypervisor} gives a VM at most {max} vCPUs, not {asked}")]
+    Vcpus {
+        /// Which backend.
+        hypervisor: Hypervisor,
+        /// Its limit.
+        max: u32,
+        /// What was asked.
+        asked: u32,
+    },
+    /// A process or socket of it failed at the start.
+    #[error("cannot start {program}: {detail}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What it said, or the system.
+        detail: String,
+    },
+    /// It does not answer as it should while it runs.
+    #[error("{program} failed: {detail}")]
+    Control {
+        /// The program.
+        program: String,
+        /// What happened.
+        detail: String,
+    },
+}
+
+impl Diagnostic for BackendError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Program { .. } | Self::Chosen { .. } | Self::Start { .. } => ErrorKind::BackendUnavailable,
+            Self::Kernel { .. } => ErrorKind::ImageInvalid,
+            Self::Vcpus { .. } => ErrorKind::Usage,
+            Self::Control { .. } => ErrorKind::Unexpected,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Program { hint, .. } => Some((*hint).into()),
+            Self::Chosen { variable, program, .. } => {
+                Some(format!("point {variable} at {program}, or unset it to use the one on PATH"))
+            }
+            Self::Start { .. } => Some("`mvmctl logs NAME --hypervisor` shows all that the hypervisor said".into()),
+            _ => None,
+        }
+    }
+}
+
+impl AnyBackend {
+    /// The backend that was forced, or the one that this machine offers.
+    pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
+        match forced {
+            Some(Hypervisor::Qemu) | None => qemu::Qemu::find(dirs).await.map(Self::Qemu),
+        }
+    }
+
+    /// Which one it is.
+    pub fn hypervisor(&self) -> Hypervisor {
+        match self {
+            Self::Qemu(_) => Hypervisor::Qemu,
+        }
+    }
+
+    /// How its vCPUs run: `kvm` or `tcg`.
+    pub fn accelerator(&self) -> &'static str {
+        match self {
+            Self::Qemu(q) => q.accelerator(),
+        }
+    }
+
+    /// What it can honour.
+    pub fn capabilities(&self) -> Capabilities {
+        match self {
+            Self::Qemu(_) => qemu::CAPABILITIES,
+        }
+    }
+
+    /// The kernel command line with which it boots a guest.
+    pub fn command_line(&self, spec: &LaunchSpec) -> String {
+        match self {
+            Self::Qemu(q) => q.command_line(spec),
+        }
+    }
+
+    /// Starts a machine. `log` takes what the VMM and its helpers say.
+    pub async fn start(&self, spec: &LaunchSpec, log: &std::fs::File) -> Result<Launched, BackendError> {
+        match self {
+            Self::Qemu(q) => q.start(spec, log).await,
+        }
+    }
+}
+
+/// A machine that was just started, and its two ends that others serve.
+#[derive(Debug)]
+pub struct Launched {
+    /// The machine.
+    pub machine: Machine,
+    /// Where the guest announces itself.
+    pub announce: Announce,
+    /// The guest's serial console.
+    pub console: UnixStream,
+}
+
+/// A running machine. Dropping it kills its processes.
+#[derive(Debug)]
+pub struct Machine {
+    /// Where the guest's agent will listen.
+    pub channel: GuestChannel,
+    vmm: qemu::Vmm,
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEnd {
+    /// The guest powered off or reset; the VMM ended in order.
+    GuestPoweredOff,
+    /// The VMM died.
+    Died(String),
+}
+
+impl Machine {
+    /// The VMM's process.
+    pub fn pid(&self) -> Option<u32> {
+        self.vmm.pid()
+    }
+
+    /// Waits for the VMM's end. Cancel-safe.
+    pub async fn ended(&mut self) -> MachineEnd {
+        self.vmm.ended().await
+    }
+
+    /// Stops the vCPUs.
+    pub async fn pause(&self) -> Result<(), BackendError> {
+        self.vmm.pause().await
+    }
+
+    /// Lets the vCPUs go on.
+    pub async fn resume(&self) -> Result<(), BackendError> {
+        self.vmm.resume().await
+    }
+
+    /// Kills the VMM and its helpers and waits until they are gone.
+    pub async fn kill(&mut self) {
+        self.vmm.kill().await;
+    }
+}
+
+/// Where a guest announces itself: it opens a stream to the host when its agent listens.
+#[derive(Debug)]
+pub enum Announce {
+    /// The device connects the guest's stream to this socket.
+    Hybrid(UnixListener, PathBuf),
+    /// AF_VSOCK, from the guest with this context id.
+    #[cfg(target_os = "linux")]
+    Vsock(tokio_vsock::VsockListener, u32),
+}
+
+impl Announce {
+    /// Waits for the guest. Cancel-safe.
+    pub async fn accept(&self) -> io::Result<GuestStream> {
+        match self {
+            Self::Hybrid(listener, _) => Ok(GuestStream::Unix(listener.accept().await?.0)),
+            #[cfg(target_os = "linux")]
+            Self::Vsock(listener, cid) => loop {
+                let (stream, peer) = listener.accept().await?;
+                if peer.cid() == *cid {
+                    return Ok(GuestStream::Vsock(stream));
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Announce {
+    fn drop(&mut self) {
+        match self {
+            Self::Hybrid(_, path) => {
+                // Best effort: the folder goes as a whole when the VM does.
+                let _ = std::fs::remove_file(path);
+            }
+            #[cfg(target_os = "linux")]
+            Self::Vsock(..) => {}
+        }
+    }
+}

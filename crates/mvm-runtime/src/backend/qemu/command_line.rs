@@ -1,0 +1,57 @@
+//! Kernel command lines, chosen by measured facts, in one place. `mvmctl inspect` shows the result.
+
+use super::Accelerator;
+use mvm_core::LaunchSpec;
+
+/// For every guest.
+const COMMON: &[&str] = &[
+    // The microvm machine has no power switch: a guest ends by a reset, which QEMU (-no-reboot) takes as the end.
+    "reboot=t",
+    "panic=-1",
+    // The log carries warnings and panics; every line of the serial port costs a guest exit a byte.
+    "console=ttyS0",
+    "quiet",
+    "loglevel=4",
+    "8250.nr_uarts=1",
+    // Self-tests of crypto and probes of PC keyboards cost boot time and find nothing in a VM.
+    "cryptomgr.notests",
+    "i8042.noaux",
+    "i8042.nomux",
+    "i8042.dumbkbd",
+    "random.trust_cpu=on",
+    "rcupdate.rcu_expedited=1",
+];
+
+/// For guests whose vCPUs are emulated. No host data shares a physical core's caches with guest code that
+/// speculates here, for TCG does not speculate: so mitigations only cost time. Never set with KVM.
+const EMULATED: &[&str] = &[
+    "tsc=reliable",
+    // Not `noapictimer`, which boots a little faster: with ACPI on, the idle guest's clock then never ticks again.
+    "no_timer_check",
+    "mitigations=off",
+    "init_on_alloc=0",
+    "audit=0",
+];
+
+/// The whole command line: ours, then the image's own words, which so have the last say.
+pub(super) fn kernel_command_line(accelerator: Accelerator, spec: &LaunchSpec) -> String {
+    let mut words = COMMON.to_vec();
+    let tsc;
+    if let Accelerator::Tcg { tsc_khz } = accelerator {
+        words.extend_from_slice(EMULATED);
+        if let Some(khz) = tsc_khz {
+            // Without a known frequency 7 of 8 boots hang in early TSC calibration on the microvm machine; with a wrong
+            // one the guest's clock runs at a wrong rate, for this is the host's counter.
+            tsc = format!("tsc_early_khz={khz}");
+            words.push(&tsc);
+        }
+    }
+    if spec.initrd.is_none() {
+        // The root is the first drive that the machine is given; the guest checks its label before it trusts it.
+        words.extend_from_slice(&["root=/dev/vda", "ro", "init=/sbin/mvm-guest"]);
+    }
+    if !spec.cmdline.is_empty() {
+        words.push(&spec.cmdline);
+    }
+    words.join(" ")
+}

@@ -1,0 +1,30 @@
+//! What makes a spec a running VM: backends, the supervisor, the registry, and the host's side of guest operations.
+
+mod backend;
+mod channel;
+mod child;
+mod clock;
+pub mod control;
+mod files;
+pub mod guest;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod kvm;
+mod lifecycle;
+mod memory;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod probes;
+mod registry;
+mod supervisor;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod tsc;
+mod unix;
+
+pub use backend::{AnyBackend, BackendError};
+pub use channel::{GuestChannel, GuestStream, open_channel};
+pub use control::{ControlClient, ControlError};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use kvm::run_probe as run_kvm_probe;
+pub use lifecycle::{Demand, Lifecycle, Refused};
+pub use memory::{MemoryError, check_memory};
+pub use registry::{Registry, RegistryError, Snapshot};
+pub use supervisor::{Launch, LaunchEvent, SuperviseOptions, supervise};

@@ -1,0 +1,287 @@
+//! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock that a
+//! supervisor holds says that the VM lives. Nothing else is believed.
+
+use crate::files;
+use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, VmDirs, VmName, VmRecord, VmSpec, VmState};
+use mvm_protocol::ChannelKeys;
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How the names of folders begin that are not yet a VM, and that no longer are one.
+const DRAFT: &str = ".new-";
+const GRAVE: &str = ".gone-";
+
+/// The VMs of one user.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    dirs: Dirs,
+}
+
+/// A VM as it was when it was looked at.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Snapshot {
+    /// As asked for.
+    pub spec: VmSpec,
+    /// As its supervisor last wrote; a dead supervisor's claims are corrected.
+    pub record: VmRecord,
+}
+
+/// Why the registry could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// No such VM.
+    #[error("there is no VM named {0:?}")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("a VM named {0:?} exists already")]
+    Taken(String),
+    /// A supervisor holds it.
+    #[error("the VM {0:?} is running")]
+    Running(String),
+    /// Its folder cannot be read or written.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Diagnostic for RegistryError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Taken(_) | Self::Running(_) => ErrorKind::Busy,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            Self::Io { .. } => ErrorKind::Unexpected,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound(_) => Some("`mvmctl ls -a` shows the VMs there are".into()),
+            Self::Taken(name) => Some(format!(
+                "choose another --name, start it with `mvmctl start {name}`, or remove it with `mvmctl rm {name}`"
+            )),
+            Self::Running(name) => Some(format!("stop it first with `mvmctl down {name}`")),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("the disk is full: free some space and try again".into())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+fn io_error<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> RegistryError + 'p {
+    move |source| RegistryError::Io { action, path: path.to_path_buf(), source }
+}
+
+impl Registry {
+    /// The registry in these folders.
+    pub fn new(dirs: Dirs) -> Self {
+        Self { dirs }
+    }
+
+    /// The folders.
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// The folders of one VM.
+    pub fn vm(&self, name: &VmName) -> VmDirs {
+        self.dirs.vm(name)
+    }
+
+    /// Makes a VM: its folder appears whole, with spec and keys, or not at all.
+    /// `furnish` may put more into the folder before it appears.
+    pub fn create(
+        &self,
+        spec: &VmSpec,
+        furnish: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<VmDirs, RegistryError> {
+        let vms = self.dirs.vms();
+        files::private_dir(&vms).map_err(io_error("make", &vms))?;
+        let vm = self.vm(&spec.name);
+        self.sweep();
+        let _busy = share(&vms).map_err(io_error("lock", &vms))?;
+        let draft = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&vms).map_err(io_error("write to", &vms))?;
+        let name_of = |path: PathBuf| draft.path().join(path.file_name().unwrap_or_default());
+        let write = || -> io::Result<()> {
+            let keys = ChannelKeys::generate().map_err(|e| io::Error::other(e.to_string()))?;
+            files::write_json(&name_of(vm.keys()), &keys)?;
+            files::write_json(&name_of(vm.spec()), spec)?;
+            File::create(name_of(vm.lock()))?;
+            furnish(draft.path())
+        };
+        write().map_err(io_error("write to", draft.path()))?;
+        let cwd = rustix::fs::CWD;
+        match rustix::fs::renameat_with(cwd, draft.path(), cwd, vm.share(), RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                let _gone = draft.keep();
+                Ok(vm)
+            }
+            Err(rustix::io::Errno::EXIST) => Err(RegistryError::Taken(spec.name.to_string())),
+            Err(e) => Err(io_error("make", vm.share())(e.into())),
+        }
+    }
+
+    /// Reads a VM.
+    pub fn get(&self, name: &VmName) -> Result<Snapshot, RegistryError> {
+        let vm = self.vm(name);
+        let spec: VmSpec = match files::read_json(&vm.spec()) {
+            Ok(spec) => spec,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(RegistryError::NotFound(name.to_string())),
+            Err(e) => return Err(io_error("read", &vm.spec())(e)),
+        };
+        let mut record: VmRecord = files::read_json(&vm.state()).unwrap_or_else(|_| VmRecord::new(VmState::Created));
+        if record.state.is_live()
+            && let Some(_still) = idle(&vm)?
+        {
+            // It may have ended in order between the look at its state and the look at its lock.
+            record = files::read_json(&vm.state()).unwrap_or_else(|_| VmRecord::new(VmState::Created));
+            if record.state.is_live() {
+                record.state = VmState::Failed;
+                record.exit = Some(ExitReason::SupervisorDied);
+                (record.supervisor_pid, record.vmm_pid) = (None, None);
+                record.ports.clear();
+                settle(&vm, &record);
+            }
+        }
+        Ok(Snapshot { spec, record })
+    }
+
+    /// Every VM, by name. Folders that are no VM's are passed over.
+    pub fn list(&self) -> Result<Vec<Snapshot>, RegistryError> {
+        let vms = self.dirs.vms();
+        let entries = match std::fs::read_dir(&vms) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_error("read", &vms)(e)),
+        };
+        self.sweep();
+        let mut names: Vec<VmName> = entries
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter_map(|n| VmName::new(n).ok())
+            .collect();
+        names.sort();
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            match self.get(&name) {
+                // Removed in between.
+                Err(RegistryError::NotFound(_)) => {}
+                other => found.push(other?),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a supervisor holds the VM.
+    pub fn is_running(&self, name: &VmName) -> Result<bool, RegistryError> {
+        is_locked(&self.vm(name))
+    }
+
+    /// Takes the VM's lock, as its supervisor does for as long as it lives.
+    pub fn lock(&self, name: &VmName) -> Result<File, RegistryError> {
+        let path = self.vm(name).lock();
+        let file = match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Err(RegistryError::NotFound(name.to_string())),
+            Err(e) => return Err(io_error("open", &path)(e.into())),
+        };
+        let take = |how| rustix::fs::flock(&file, how);
+        let taken = match take(FlockOperation::NonBlockingLockExclusive) {
+            // Someone who only looks holds a shared lock for an instant: with that one we can share, and then wait.
+            Err(rustix::io::Errno::WOULDBLOCK) => take(FlockOperation::NonBlockingLockShared)
+                .and_then(|()| take(FlockOperation::Unlock))
+                .and_then(|()| take(FlockOperation::LockExclusive)),
+            done => done,
+        };
+        match taken {
+            Ok(()) => Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(RegistryError::Running(name.to_string())),
+            Err(e) => Err(io_error("lock", &path)(e.into())),
+        }
+    }
+
+    /// Removes a VM that does not run, and everything it owns.
+    pub fn remove(&self, name: &VmName) -> Result<(), RegistryError> {
+        let _lock = self.lock(name)?;
+        self.remove_locked(name)
+    }
+
+    /// Removes a VM whose lock the caller holds.
+    pub(crate) fn remove_locked(&self, name: &VmName) -> Result<(), RegistryError> {
+        let vm = self.vm(name);
+        for dir in [vm.runtime(), vm.cache(), vm.logs()] {
+            files::remove_dir(dir).map_err(io_error("remove", dir))?;
+        }
+        // The name is free the moment its folder has moved away; what is left of it is nobody's.
+        let vms = self.dirs.vms();
+        let _busy = share(&vms).map_err(io_error("lock", &vms))?;
+        let grave = vms.join(format!("{GRAVE}{name}-{}", std::process::id()));
+        std::fs::rename(vm.share(), &grave).map_err(io_error("remove", vm.share()))?;
+        files::remove_dir(&grave).map_err(io_error("remove", &grave))
+    }
+
+    /// Removes what commands that were killed left half made or half removed. Whoever makes or removes a VM shares
+    /// the lock of the folder, so what is there when nobody does is nobody's. Best effort: the next command tries too.
+    fn sweep(&self) {
+        let vms = self.dirs.vms();
+        let left = |name: &std::ffi::OsStr| {
+            [DRAFT, GRAVE].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        };
+        let Ok(folder) = File::open(&vms) else { return };
+        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
+        for entry in std::fs::read_dir(&vms).into_iter().flatten().flatten().filter(|e| left(&e.file_name())) {
+            if let Err(error) = files::remove_dir(&entry.path()) {
+                tracing::warn!(%error, "what a killed command left cannot be removed");
+            }
+        }
+    }
+}
+
+/// Shares the lock of the folder of all VMs, against [`Registry::sweep`].
+fn share(vms: &Path) -> io::Result<File> {
+    let folder = File::open(vms)?;
+    rustix::fs::flock(&folder, FlockOperation::LockShared)?;
+    Ok(folder)
+}
+
+/// Tidies up after a supervisor that died, while the caller sees to it that no other begins. Two may do so at once.
+/// The config drive holds the guest's key, so it goes as it does after an end in order. Best effort: a start does all
+/// of it again, and a reader without the right to write still gets the truth.
+fn settle(vm: &VmDirs, record: &VmRecord) {
+    let done = files::remove_dir(vm.runtime())
+        .and_then(|()| files::remove_file(&vm.config_drive()))
+        .and_then(|()| files::write_json(&vm.state(), record));
+    if let Err(error) = done {
+        tracing::warn!(%error, "what a dead supervisor left cannot be tidied up");
+    }
+}
+
+/// Whether someone holds the lock.
+fn is_locked(vm: &VmDirs) -> Result<bool, RegistryError> {
+    Ok(vm.lock().exists() && idle(vm)?.is_none())
+}
+
+/// The shared lock, which can be had only where no supervisor holds the VM, and none begins while it is kept.
+/// `None` where the VM lives, or is gone.
+fn idle(vm: &VmDirs) -> Result<Option<File>, RegistryError> {
+    let path = vm.lock();
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error("open", &path)(e)),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(io_error("lock", &path)(e.into())),
+    }
+}

@@ -1,0 +1,430 @@
+//! The supervisor: one process per VM that owns the VMM and everything beside it.
+//!
+//! It holds the VM's lock for as long as it lives, is the only writer of `state.json`, and speaks to the `up` that
+//! started it over its standard streams: events as JSON lines on stdout; on stdin the word `detach` lets go of it,
+//! while an end without that word means that `up` is gone, and the VM with it.
+
+mod console_log;
+mod forwards;
+mod launch;
+mod prepare;
+mod serve;
+mod watcher;
+
+pub use launch::{Launch, LaunchEvent};
+
+use crate::backend::{AnyBackend, Launched, Machine, MachineEnd};
+use crate::control::ControlAnswer;
+use crate::lifecycle::{Demand, Lifecycle};
+use crate::registry::Registry;
+use crate::{clock, files};
+use console_log::ConsoleLog;
+use forwards::Forwards;
+use launch::Parent;
+use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, VmDirs, VmName, VmRecord, VmSpec, VmState};
+use mvm_protocol::{ChannelKeys, HostKeys, Request};
+use serve::{Command, Reply};
+use std::fs::File;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use watcher::GuestEvent;
+
+/// How long a guest may take to power off in order where nobody says otherwise.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// How a supervisor is started.
+#[derive(Debug, Clone)]
+pub struct SuperviseOptions {
+    /// Whose.
+    pub name: VmName,
+    /// How long the guest may take to become ready.
+    pub boot_deadline: Duration,
+}
+
+/// Runs a VM to its end. Call it on a current-thread runtime inside a `LocalSet`, in a session of its own.
+/// Whatever happens has been told on stdout when this returns; the value says whether the VM ended without fault.
+pub async fn supervise(dirs: Dirs, options: SuperviseOptions) -> bool {
+    let registry = Registry::new(dirs);
+    let vm = registry.vm(&options.name);
+    let lock = match registry.lock(&options.name) {
+        Ok(lock) => lock,
+        Err(error) => {
+            launch::tell(&LaunchEvent::Failed { fault: error.into() });
+            return false;
+        }
+    };
+    let mut record = VmRecord::new(VmState::Starting);
+    record.started_ms = Some(clock::now_ms());
+    record.since_ms = clock::now_ms();
+    record.supervisor_pid = Some(std::process::id());
+    let (record, fault, waiting) = match Supervisor::assemble(&registry, &vm, &mut record).await {
+        Ok(assembled) => Supervisor::new(vm.clone(), record, assembled).run(options.boot_deadline).await,
+        Err(fault) => {
+            record.state = VmState::Failed;
+            record.exit = Some(ExitReason::BootFailed);
+            (record, Some(fault), Vec::new())
+        }
+    };
+    finish(&registry, &vm, &options.name, record, fault, waiting, lock)
+}
+
+/// Leaves the VM as the next command should find it, and only then tells of its end.
+fn finish(
+    registry: &Registry,
+    vm: &VmDirs,
+    name: &VmName,
+    mut record: VmRecord,
+    fault: Option<Fault>,
+    waiting: Vec<Reply>,
+    lock: File,
+) -> bool {
+    record.since_ms = clock::now_ms();
+    (record.supervisor_pid, record.vmm_pid, record.vsock_cid) = (None, None, None);
+    record.ports.clear();
+    record.fault = fault.clone();
+    let warn = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            tracing::warn!(%error, "{what}");
+        }
+    };
+    warn("the sockets cannot be removed", files::remove_dir(vm.runtime()));
+    warn("the config drive cannot be removed", files::remove_file(&vm.config_drive()));
+    warn("the last state cannot be written", files::write_json(&vm.state(), &record));
+    if files::read_json::<VmSpec>(&vm.spec()).is_ok_and(|spec| spec.ephemeral)
+        && let Err(error) = registry.remove_locked(name)
+    {
+        tracing::warn!(%error, "the VM cannot be removed");
+    }
+    drop(lock);
+    for reply in waiting {
+        // Who asked may have gone.
+        let _ = reply.send(ControlAnswer::Record { record: Box::new(record.clone()) });
+    }
+    let fine = fault.is_none();
+    launch::tell(&match fault {
+        Some(fault) => LaunchEvent::Failed { fault },
+        None => LaunchEvent::Ended { record: Box::new(record) },
+    });
+    fine
+}
+
+/// What a start has put together.
+struct Assembled {
+    keys: Rc<HostKeys>,
+    launched: Launched,
+    forwards: Forwards,
+    console_log: ConsoleLog,
+}
+
+struct Supervisor {
+    vm: VmDirs,
+    keys: Rc<HostKeys>,
+    machine: Machine,
+    lifecycle: Lifecycle,
+    changes: watch::Sender<VmRecord>,
+    forwards: Forwards,
+    console: JoinHandle<()>,
+    guest: mpsc::Receiver<GuestEvent>,
+    started: Instant,
+    /// Who waits for the end.
+    waiting: Vec<Reply>,
+    /// Why it will have ended, where that is known already.
+    reason: Option<(ExitReason, Option<Fault>)>,
+    /// When the patience with the present state ends.
+    deadline: Option<Instant>,
+    /// What kept the guest from being believed, for the message of a boot that takes too long.
+    rejected: Option<String>,
+}
+
+/// What the supervisor's loop woke up for.
+enum Wake {
+    Ended(MachineEnd),
+    Guest(GuestEvent),
+    Command(Command),
+    Parent(Parent),
+    Deadline,
+    Signal,
+}
+
+impl Supervisor {
+    async fn assemble(registry: &Registry, vm: &VmDirs, record: &mut VmRecord) -> Result<Assembled, Fault> {
+        fn cannot(what: &'static str) -> impl Fn(io::Error) -> Fault {
+            move |e| match e.kind() {
+                io::ErrorKind::StorageFull => {
+                    Fault::unexpected(what, &e).with_hint("the disk is full: free some space and try again")
+                }
+                _ => Fault::unexpected(what, &e),
+            }
+        }
+        for dir in [vm.cache(), vm.logs()] {
+            files::private_dir(dir).map_err(cannot("cannot make the VM's folders"))?;
+        }
+        // What a crashed run left goes first: the lock says that it is nobody's.
+        files::remove_dir(vm.runtime())
+            .and_then(|()| files::private_dir(vm.runtime()))
+            .map_err(cannot("cannot make the folder for sockets"))?;
+        files::write_json(&vm.state(), record).map_err(cannot("cannot write the VM's state"))?;
+        let spec: VmSpec = files::read_json(&vm.spec()).map_err(cannot("cannot read the VM's spec"))?;
+        // An image may propose more than this machine has.
+        crate::memory::check_memory(spec.memory)?;
+        let keys: ChannelKeys = files::read_json(&vm.keys()).map_err(cannot("cannot read the VM's keys"))?;
+        let forwards = Forwards::bind(&spec.ports)?;
+        record.ports = forwards.published();
+        let log = File::options().create(true).append(true).open(vm.hypervisor_log());
+        let log = log.map_err(cannot("cannot open the hypervisor's log"))?;
+        let console_log = ConsoleLog::open(vm.console_log()).map_err(cannot("cannot open the console's log"))?;
+        let launch = prepare::launch_spec(registry.dirs(), vm, &spec, &keys)?;
+        let backend = AnyBackend::choose(spec.hypervisor, registry.dirs()).await?;
+        record.hypervisor = Some(backend.hypervisor());
+        record.accelerator = Some(backend.accelerator().into());
+        record.cmdline = Some(backend.command_line(&launch));
+        let launched = backend.start(&launch, &log).await?;
+        record.vmm_pid = launched.machine.pid();
+        record.vsock_cid = launched.machine.channel.cid();
+        let keys = keys.host().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
+        Ok(Assembled { keys: Rc::new(keys), launched, forwards, console_log })
+    }
+
+    fn new(vm: VmDirs, record: VmRecord, assembled: Assembled) -> Self {
+        let Assembled { keys, launched: Launched { machine, announce, console }, mut forwards, console_log } =
+            assembled;
+        forwards.serve(machine.channel.clone(), keys.clone());
+        let (tell, guest) = mpsc::channel(16);
+        tokio::task::spawn_local(watcher::watch(announce, keys.clone(), tell));
+        Self {
+            vm,
+            keys,
+            machine,
+            lifecycle: Lifecycle::starting(),
+            changes: watch::channel(record).0,
+            forwards,
+            console: tokio::task::spawn_local(console_log.follow(console)),
+            guest,
+            started: Instant::now(),
+            waiting: Vec::new(),
+            reason: None,
+            deadline: None,
+            rejected: None,
+        }
+    }
+
+    async fn run(mut self, boot_deadline: Duration) -> (VmRecord, Option<Fault>, Vec<Reply>) {
+        let (commands, mut inbox) = mpsc::channel(32);
+        let prepared = serve::listen(&self.vm, commands, self.changes.subscribe())
+            .and_then(|task| Ok((task, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)));
+        let (serving, mut sigterm, mut sigint) = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                self.machine.kill().await;
+                let fault = Fault::unexpected("cannot open the control socket", &e);
+                return self.end(MachineEnd::Died(fault.message.clone()), Some(fault)).await;
+            }
+        };
+        self.publish();
+        launch::tell(&LaunchEvent::Started { record: Box::new(self.changes.borrow().clone()) });
+        self.deadline = Some(Instant::now() + boot_deadline);
+        let mut parent = launch::parent();
+        let end = loop {
+            let wake = tokio::select! {
+                biased;
+                end = self.machine.ended() => Wake::Ended(end),
+                Some(command) = inbox.recv() => Wake::Command(command),
+                Some(event) = self.guest.recv() => Wake::Guest(event),
+                Some(word) = parent.recv() => Wake::Parent(word),
+                () = until(self.deadline) => Wake::Deadline,
+                _ = sigterm.recv() => Wake::Signal,
+                _ = sigint.recv() => Wake::Signal,
+            };
+            match wake {
+                Wake::Ended(end) => break end,
+                Wake::Command(command) => self.on_command(command).await,
+                Wake::Guest(event) => self.on_guest(event),
+                Wake::Parent(Parent::Detached) => {}
+                Wake::Parent(Parent::Gone) | Wake::Signal => self.stop(STOP_GRACE).await,
+                Wake::Deadline => self.on_deadline(boot_deadline).await,
+            }
+        };
+        serving.abort();
+        self.end(end, None).await
+    }
+
+    async fn on_command(&mut self, (request, reply): (serve::Request, Reply)) {
+        let done = match request {
+            serve::Request::Stop { grace } => {
+                self.waiting.push(reply);
+                return self.stop(grace).await;
+            }
+            serve::Request::Pause => self.demand(Demand::Pause).await,
+            serve::Request::Resume => self.demand(Demand::Resume).await,
+            serve::Request::Forward(forward) => self.forwards.add(forward).map(|_| ()).map_err(Fault::from),
+            serve::Request::Unforward(forward) => self.forwards.remove(forward).map_err(Fault::from),
+        };
+        let answer = match done {
+            Ok(()) => {
+                let ports = self.forwards.published();
+                self.changes.send_if_modified(|r| std::mem::replace(&mut r.ports, ports.clone()) != ports);
+                self.publish();
+                ControlAnswer::Record { record: Box::new(self.changes.borrow().clone()) }
+            }
+            Err(fault) => ControlAnswer::Refused { fault },
+        };
+        // Who asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    async fn demand(&mut self, demand: Demand) -> Result<(), Fault> {
+        let before = self.lifecycle;
+        if !self.lifecycle.demand(demand).map_err(|e| Fault::new(ErrorKind::Busy, e.to_string()))? {
+            return Ok(());
+        }
+        let done = match demand {
+            Demand::Pause => self.machine.pause().await,
+            Demand::Resume => self.machine.resume().await,
+            Demand::Stop => Ok(()),
+        };
+        if done.is_err() {
+            self.lifecycle = before;
+        }
+        Ok(done?)
+    }
+
+    /// Asks the guest to power off; kills it where it cannot be asked or takes too long.
+    async fn stop(&mut self, grace: Duration) {
+        let before = self.lifecycle.state();
+        let deadline = Instant::now() + grace;
+        // A second request may shorten the patience of the first, never lengthen it.
+        let fresh = matches!(self.lifecycle.demand(Demand::Stop), Ok(true));
+        self.deadline = Some(self.deadline.filter(|d| !fresh && *d < deadline).unwrap_or(deadline));
+        self.publish();
+        let listens = matches!(before, VmState::Booted | VmState::Ready | VmState::Degraded | VmState::Paused);
+        if !fresh {
+            if grace.is_zero() {
+                self.kill().await;
+            }
+            return;
+        }
+        self.reason = Some((ExitReason::Requested, None));
+        if grace.is_zero() || !listens {
+            return self.kill().await;
+        }
+        if before == VmState::Paused && self.machine.resume().await.is_err() {
+            return self.kill().await;
+        }
+        let (channel, keys) = (self.machine.channel.clone(), self.keys.clone());
+        tokio::task::spawn_local(async move {
+            let asked =
+                async { crate::channel::open_channel(&channel, &keys).await?.request(&Request::Shutdown).await };
+            // The deadline deals with a guest that cannot be asked.
+            if let Err(error) = asked.await {
+                tracing::warn!(%error, "the guest cannot be asked to power off");
+            }
+        });
+    }
+
+    async fn kill(&mut self) {
+        if !matches!(self.reason, Some((ExitReason::BootFailed, _))) {
+            self.reason = Some((ExitReason::Killed, None));
+        }
+        self.deadline = None;
+        self.machine.kill().await;
+    }
+
+    fn on_guest(&mut self, event: GuestEvent) {
+        let changed = match event {
+            GuestEvent::Announced => self.lifecycle.announced(),
+            GuestEvent::Rejected(why) => {
+                self.rejected = Some(why);
+                false
+            }
+            GuestEvent::Lost => false,
+            GuestEvent::Status(status) => {
+                self.changes
+                    .send_if_modified(|r| std::mem::replace(&mut r.phases, status.phases.clone()) != status.phases);
+                let leaves = status.stopping && self.lifecycle.powering_off();
+                if leaves {
+                    self.reason = Some((ExitReason::GuestPoweredOff, None));
+                    self.deadline = Some(Instant::now() + STOP_GRACE);
+                }
+                leaves || self.lifecycle.reported(status.ready, status.degraded())
+            }
+        };
+        if !changed {
+            return;
+        }
+        if matches!(self.lifecycle.state(), VmState::Ready | VmState::Degraded)
+            && self.changes.borrow().boot_ms.is_none()
+        {
+            self.deadline = None;
+            let took = self.started.elapsed().as_millis() as u64;
+            self.changes.send_modify(|r| r.boot_ms = Some(took));
+            self.publish();
+            launch::tell(&LaunchEvent::Ready { record: Box::new(self.changes.borrow().clone()) });
+        } else {
+            self.publish();
+        }
+    }
+
+    async fn on_deadline(&mut self, boot_deadline: Duration) {
+        if self.lifecycle.state() != VmState::Stopping {
+            let detail = self.rejected.take().map_or(String::new(), |why| format!("; {why}"));
+            let message = format!("the guest did not become ready within {} s{detail}", boot_deadline.as_secs_f32());
+            let hint = "`mvmctl logs NAME` shows its console; --boot-timeout gives it longer";
+            let fault = Fault::new(ErrorKind::TimedOut, message).with_hint(hint);
+            self.reason = Some((ExitReason::BootFailed, Some(fault)));
+        }
+        self.kill().await;
+    }
+
+    /// Writes the record and tells those who follow.
+    fn publish(&mut self) {
+        let state = self.lifecycle.state();
+        self.changes.send_modify(|record| {
+            if record.state != state {
+                record.state = state;
+                record.since_ms = clock::now_ms();
+            }
+        });
+        if let Err(error) = files::write_json(&self.vm.state(), &*self.changes.borrow()) {
+            tracing::warn!(%error, "the state cannot be written");
+        }
+    }
+
+    async fn end(mut self, end: MachineEnd, fault: Option<Fault>) -> (VmRecord, Option<Fault>, Vec<Reply>) {
+        let was = self.lifecycle.state();
+        // Kills the device beside a VMM that ended by itself.
+        self.machine.kill().await;
+        // The console ends with the VMM: its last lines are in the log before anybody hears of the end.
+        let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.console).await;
+        let (reason, fault) = match (self.reason.take(), end) {
+            (Some((reason, why)), _) => (reason, why.or(fault)),
+            (None, end) => {
+                let detail = match end {
+                    MachineEnd::GuestPoweredOff => "the guest reset or panicked".to_string(),
+                    MachineEnd::Died(detail) => detail,
+                };
+                let when = if matches!(was, VmState::Starting | VmState::Booted) { " before it was ready" } else { "" };
+                let message = format!("the VM ended{when}: {detail}");
+                let hint = "`mvmctl logs NAME` shows its console, with --hypervisor what the hypervisor said";
+                let fault = fault.unwrap_or_else(|| Fault::new(ErrorKind::GuestUnreachable, message).with_hint(hint));
+                (ExitReason::Crashed { detail }, Some(fault))
+            }
+        };
+        let mut record = self.changes.borrow().clone();
+        record.state = if fault.is_some() { VmState::Failed } else { VmState::Stopped };
+        record.exit = Some(reason);
+        (record, fault, self.waiting)
+    }
+}
+
+/// Waits for an instant; for ever where there is none.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
