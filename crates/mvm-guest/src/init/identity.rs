@@ -1,0 +1,82 @@
+//! Who this guest is: its names, its machine-id, and its clock.
+
+use mvm_core::GuestConfig;
+use rustix::system::sethostname;
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The address that stands for the guest's own name, as in Debian.
+const OWN_ADDRESS: &str = "127.0.1.1";
+
+/// Takes the identity of the configuration.
+pub(super) fn assume(config: &GuestConfig) -> io::Result<()> {
+    sethostname(config.name.as_bytes())?;
+    write(Path::new("/etc"), config)?;
+    // The host wrote the time a moment before the start, so a clock that is behind it is wrong: a machine without a
+    // clock, or one that was put aside. One that is ahead may be right.
+    let now = i64::try_from(config.now).unwrap_or_default();
+    if clock_gettime(ClockId::Realtime).tv_sec < now {
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: now, tv_nsec: 0 })?;
+    }
+    Ok(())
+}
+
+fn write(etc: &Path, config: &GuestConfig) -> io::Result<()> {
+    fs::create_dir_all(etc)?;
+    fs::write(etc.join("hostname"), format!("{}\n", config.name))?;
+    fs::write(etc.join("machine-id"), format!("{}\n", config.machine_id))?;
+    let known = fs::read_to_string(etc.join("hosts")).unwrap_or_default();
+    fs::write(etc.join("hosts"), hosts(&known, &config.name))?;
+    if let Some(interface) = &config.interface {
+        let lines: String = interface.resolvers.iter().map(|r| format!("nameserver {r}\n")).collect();
+        fs::write(etc.join("resolv.conf"), lines)?;
+    }
+    Ok(())
+}
+
+/// The image's hosts, with localhost where it is missing, and with this guest's name in place of an earlier one.
+fn hosts(known: &str, name: &str) -> String {
+    let address = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    let kept: Vec<_> = known.lines().filter(|line| address(line).as_deref() != Some(OWN_ADDRESS)).collect();
+    let mut text = String::new();
+    for local in ["127.0.0.1", "::1"] {
+        if !kept.iter().any(|line| address(line).as_deref() == Some(local)) {
+            text += &format!("{local} localhost\n");
+        }
+    }
+    for line in kept {
+        text += line;
+        text.push('\n');
+    }
+    text + &format!("{OWN_ADDRESS} {name}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_the_image_stay() {
+        let fresh = "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 one\n";
+        assert_eq!(hosts("", "one"), fresh);
+        // A VM that starts again, under another name.
+        assert_eq!(hosts(fresh, "two"), fresh.replace("one", "two"));
+        assert_eq!(
+            hosts("# mine\n127.0.0.1\tlocalhost db", "one"),
+            "::1 localhost\n# mine\n127.0.0.1\tlocalhost db\n127.0.1.1 one\n"
+        );
+    }
+
+    #[test]
+    fn an_identity_is_written() {
+        let etc = tempfile::tempdir().unwrap();
+        let config = r#"{"schema":1,"name":"one","machineId":"abc","hostPublicKey":"","guestSecretKey":"",
+            "interface":{"addresses":[],"resolvers":["10.0.0.1","fd00::1"]}}"#;
+        write(etc.path(), &serde_json::from_str(config).unwrap()).unwrap();
+        let read = |name: &str| fs::read_to_string(etc.path().join(name)).unwrap();
+        assert_eq!((read("hostname"), read("machine-id")), ("one\n".into(), "abc\n".into()));
+        assert_eq!(read("resolv.conf"), "nameserver 10.0.0.1\nnameserver fd00::1\n");
+    }
+}

@@ -1,0 +1,113 @@
+//! Init: PID 1 in the guest's own root.
+//!
+//! ```text
+//! mounts ── config, manifest ── identity ── loopback ── agent listens ── services, health ── ready
+//!                                                                                             │ asked to power off
+//! reset ── file systems closed ── connections closed ── processes ended ── services left ─────┘
+//! ```
+
+mod documents;
+mod health;
+mod identity;
+mod mounts;
+mod network;
+mod services;
+mod shutdown;
+
+use crate::context::Guest;
+use crate::{agent, stage1};
+use mvm_core::{BootPhase, GUEST_MANIFEST_PATH, GuestManifest};
+use mvm_protocol::GuestKeys;
+use rustix::system::RebootCommand;
+use std::fs;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{LocalSet, spawn_local};
+
+/// How long threads that copy files may take to notice that their connections are gone.
+const COPY_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs the guest until it is asked to power off; comes back only by ending the VM.
+pub fn main() -> ! {
+    let stage1_us = std::env::var(stage1::DONE).ok().and_then(|text| text.parse().ok());
+    tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::WARN).init();
+    if let Err(error) = run(stage1_us) {
+        say(&format!("cannot go on: {error}"));
+    }
+    reboot()
+}
+
+/// Ends the VM: a reset, which every VMM takes as the end, where a power switch may be missing.
+pub fn reboot() -> ! {
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(RebootCommand::Restart);
+    // Not reached: PID 1 may reboot. Without the right, all that is left is to wait.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A line on the console.
+pub fn say(line: &str) {
+    // Nowhere else to say that the console is gone.
+    let _ = fs::write("/dev/console", format!("mvm: {line}\n"));
+}
+
+fn run(stage1_us: Option<u64>) -> io::Result<()> {
+    let init_us = crate::context::boot_us();
+    let layer = mounts::mount_all()?;
+    let lived = begin(stage1_us, init_us);
+    if mounts::close(&layer) && lived.is_ok() {
+        say("powered off cleanly");
+    }
+    lived
+}
+
+/// From the mounts to the last process. However it ends, the file systems are closed after it.
+fn begin(stage1_us: Option<u64>, init_us: u64) -> io::Result<()> {
+    // Ctrl-Alt-Del is a request that comes as SIGINT, not a reset.
+    let _ = rustix::system::reboot(RebootCommand::CadOff);
+    let config = documents::config()?;
+    let manifest = documents::manifest().unwrap_or_else(|error| {
+        say(&format!("{error}; without a manifest everything stays closed ({GUEST_MANIFEST_PATH})"));
+        GuestManifest::default()
+    });
+    identity::assume(&config)?;
+    let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guest = Rc::new(Guest::new(manifest, config, keys));
+    let begun = stage1_us.map(|at_us| ("stage1", at_us)).into_iter().chain([("init", init_us)]);
+    for (name, at_us) in begun {
+        guest.status.send_modify(|status| status.phases.push(BootPhase { name: name.into(), at_us }));
+    }
+    let lived = LocalSet::new().block_on(&runtime, live(guest));
+    // With its tasks every connection ends, and with the connections whatever still writes to a file.
+    runtime.shutdown_timeout(COPY_GRACE);
+    lived
+}
+
+async fn live(guest: Rc<Guest>) -> io::Result<()> {
+    let mut sigint = signal(SignalKind::interrupt())?;
+    let mut sigterm = signal(SignalKind::terminate())?;
+    spawn_local(guest.reaper.clone().run());
+    if let Err(error) = network::configure(guest.config.interface.as_ref()).await {
+        // A guest can be reached without a network; what needs one will fail and say so.
+        say(&format!("network: {error}"));
+    }
+    let listener = agent::Listener::vsock()?;
+    guest.phase("agent");
+    spawn_local(agent::serve(guest.clone(), listener, true));
+    let services = services::start(&guest);
+    health::start(&guest);
+    tokio::select! {
+        () = guest.shutdown_requested() => {}
+        _ = sigint.recv() => {}
+        _ = sigterm.recv() => {}
+    }
+    guest.status.send_modify(|status| status.stopping = true);
+    services.leave();
+    shutdown::end_processes(&guest.reaper).await;
+    Ok(())
+}

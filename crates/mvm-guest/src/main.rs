@@ -1,0 +1,39 @@
+//! `mvm-guest`: stage 1, init and agent of an mvm guest, in one static binary.
+//!
+//! | started as | it is |
+//! |---|---|
+//! | PID 1 by the kernel | stage 1: finds the drives, builds the root, executes itself there |
+//! | PID 1 by stage 1 | init and agent |
+//! | `mvm-guest agent --config F --manifest F --listen unix:PATH` | the agent alone |
+
+#[cfg(target_os = "linux")]
+mod agent;
+#[cfg(target_os = "linux")]
+mod context;
+#[cfg(target_os = "linux")]
+mod drives;
+#[cfg(target_os = "linux")]
+mod init;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod stage1;
+#[cfg(target_os = "linux")]
+mod standalone;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    if rustix::process::getpid().is_init() {
+        match std::env::var_os(stage1::DONE) {
+            Some(_) => init::main(),
+            None => stage1::main(),
+        }
+    }
+    standalone::main()
+}
+
+/// Elsewhere than on Linux there are no guests to be init of.
+#[cfg(not(target_os = "linux"))]
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}

@@ -1,0 +1,119 @@
+//! Stage 1: from the initramfs (or the bare root that the kernel mounted) to the guest's own root.
+//!
+//! `mvm-root` is mounted read-only, for all VMs of an image share it; over it lies `mvm-rw`, the VM's own writable
+//! layer, or memory where there is none.
+
+use crate::drives;
+use mvm_core::labels;
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount};
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+/// Set for the init that stage 1 executes: when stage 1 began, in microseconds of the kernel's clock.
+pub const DONE: &str = "MVM_STAGE1_US";
+
+/// Where init finds the writable layer, once.
+pub const LAYER: &str = "/run";
+
+/// `statfs` types of the file systems that an initramfs can be (Linux `include/uapi/linux/magic.h`).
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Runs stage 1; comes back only by ending the VM.
+pub fn main() -> ! {
+    let began = crate::context::boot_us();
+    let error = match run(began) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    // The console is all there is.
+    let _ = fs::write("/dev/console", format!("mvm: cannot start: {error}\n"));
+    crate::init::reboot()
+}
+
+fn run(began: u64) -> io::Result<std::convert::Infallible> {
+    for dir in ["/dev", "/proc", "/sys"] {
+        // In the initramfs they are there or can be made; on a bare root they are there.
+        let _ = fs::create_dir(dir);
+    }
+    let plain = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    mount_fs("proc", "/proc", plain, None)?;
+    mount_fs("sysfs", "/sys", plain, None)?;
+    mount_fs("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC, None)?;
+    load_modules(Path::new("/modules"))?;
+    let root = drives::wait_for(labels::ROOT)?;
+    // A memory file system holds the mount points: the initramfs goes, and a bare root cannot be written to.
+    let _ = fs::create_dir("/mnt");
+    mount_fs("tmpfs", "/mnt", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755"))?;
+    for dir in ["/mnt/lower", "/mnt/rw", "/mnt/root"] {
+        fs::create_dir(dir)?;
+    }
+    let ext4 = |device: &Path, at: &str, flags| {
+        mount(device, at, "ext4", flags, None).map_err(|e| other(format!("cannot mount {}: {e}", device.display())))
+    };
+    ext4(&root, "/mnt/lower", MountFlags::RDONLY | MountFlags::NOATIME)?;
+    match drives::by_label(labels::WRITABLE)? {
+        Some(device) => ext4(&device, "/mnt/rw", MountFlags::NOATIME)?,
+        None => mount_fs("tmpfs", "/mnt/rw", MountFlags::empty(), Some(c"mode=0755"))?,
+    }
+    for dir in ["/mnt/rw/upper", "/mnt/rw/work"] {
+        fs::create_dir_all(dir)?;
+    }
+    let layers = c"lowerdir=/mnt/lower,upperdir=/mnt/rw/upper,workdir=/mnt/rw/work";
+    mount_fs("overlay", "/mnt/root", MountFlags::NOATIME, Some(layers))?;
+    for (from, to) in [("/dev", "/dev"), ("/proc", "/proc"), ("/sys", "/sys"), ("/mnt/rw", LAYER)] {
+        let to = format!("/mnt/root{to}");
+        fs::create_dir_all(&to)?;
+        mount_move(from, to)?;
+    }
+    // The overlay holds its lower layer by itself.
+    unmount("/mnt/lower", UnmountFlags::DETACH)?;
+    // What lies in an initramfs is memory. Where the kernel has mounted a drive instead, it is the image.
+    if rustix::fs::statfs("/init").is_ok_and(|of| matches!(of.f_type as u64, RAMFS_MAGIC | TMPFS_MAGIC)) {
+        let _ = fs::remove_dir_all("/modules");
+        let _ = fs::remove_file("/init");
+    }
+    std::env::set_current_dir("/mnt/root")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")?;
+    let init = "/sbin/mvm-guest";
+    let error = std::process::Command::new(init).env_clear().env(DONE, began.to_string()).exec();
+    Err(other(format!("cannot execute {init}: {error}")))
+}
+
+/// Mounts a file system that has no device.
+pub fn mount_fs(kind: &str, at: &str, flags: MountFlags, options: Option<&CStr>) -> io::Result<()> {
+    mount(kind, at, kind, flags, options).map_err(|e| other(format!("cannot mount {kind} on {at}: {e}")))
+}
+
+fn load_modules(dir: &Path) -> io::Result<()> {
+    let mut files: Vec<_> = match fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(|e| Some(e.ok()?.path())).collect(),
+        Err(_) => return Ok(()),
+    };
+    files.sort();
+    for path in files {
+        let file = rustix::fs::openat(
+            CWD,
+            &path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            // One that a guest can do without must not keep it from booting; one that it cannot is missed soon enough.
+            Err(e) => drop(fs::write("/dev/console", format!("mvm: module {}: {e}\n", path.display()))),
+        }
+    }
+    Ok(())
+}
+
+fn other(message: String) -> io::Error {
+    io::Error::other(message)
+}
