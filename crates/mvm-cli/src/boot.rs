@@ -1,0 +1,287 @@
+//! From a source of an image to a VM that is ready: what `up` and a one-shot `exec` share.
+
+use crate::Context;
+use crate::follow::LogFollower;
+use crate::interrupt::Interrupts;
+use crate::progress::BuildProgress;
+use mvm_core::{ErrorKind, Fault, Hypervisor, ImageManifest, MemorySize, PortForward, VmDirs, VmName, VmRecord};
+use mvm_core::{VmSource, VmSpec};
+use mvm_image::{GuestKernel, Image};
+use mvm_nix::{BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
+use mvm_runtime::control::ControlRequest;
+use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError};
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Lines of the console that a boot that failed shows.
+const LAST_LINES: usize = 20;
+
+/// An image, found or built.
+pub(crate) struct Sourced {
+    folder: PathBuf,
+    source: VmSource,
+    manifest: ImageManifest,
+    root: Option<GcRoot>,
+}
+
+/// What a user may choose beside the image.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub cpus: Option<u32>,
+    pub memory: Option<MemorySize>,
+    pub env: BTreeMap<String, String>,
+    pub ports: Vec<PortForward>,
+    pub hypervisor: Option<Hypervisor>,
+    pub ephemeral: bool,
+}
+
+/// A VM that is ready and whose supervisor still listens to us.
+pub(crate) struct Ready {
+    pub launch: Launch,
+    pub record: VmRecord,
+    pub console: LogFollower,
+}
+
+/// A random number.
+fn random<const N: usize>() -> Result<[u8; N], Fault> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| Fault::new(ErrorKind::Unexpected, format!("no random numbers: {e}")))?;
+    Ok(bytes)
+}
+
+/// A name that nobody has yet, as far as chance goes.
+pub(crate) fn new_name() -> Result<VmName, Fault> {
+    Ok(VmName::generate(u64::from_le_bytes(random()?)))
+}
+
+/// The image that is assembled on this machine.
+pub(crate) fn built_in(ctx: &Context) -> Result<Sourced, Fault> {
+    let guest = mvm_image::find_guest_binary()?;
+    let kernel = GuestKernel::find(ctx.dirs())?;
+    let folder = mvm_image::ensure_builtin(ctx.dirs(), &guest, &kernel)?;
+    sourced(folder, VmSource::BuiltIn, None)
+}
+
+/// An image folder by its path or name.
+pub(crate) fn folder(ctx: &Context, given: &std::ffi::OsStr) -> Result<Sourced, Fault> {
+    sourced(mvm_image::resolve_image(ctx.dirs(), given)?, VmSource::Folder, None)
+}
+
+/// An image that Nix builds; `link` keeps it.
+pub(crate) async fn flake(ctx: &Context, text: &str, link: &Path) -> Result<Sourced, Fault> {
+    let (flake, output) = nix_build(ctx, text, link).await?;
+    let folder = output.path.to_absolute_path().into();
+    let done = sourced(folder, VmSource::Flake { flake: flake.to_string() }, Some(output.root.clone()));
+    if done.is_err() {
+        output.root.release()?;
+    }
+    done
+}
+
+fn sourced(folder: PathBuf, source: VmSource, root: Option<GcRoot>) -> Result<Sourced, Fault> {
+    let manifest = Image::open(&folder)?.manifest().clone();
+    Ok(Sourced { folder, source, manifest, root })
+}
+
+/// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
+pub(crate) async fn nix_build(ctx: &Context, text: &str, link: &Path) -> Result<(FlakeRef, BuildOutput), Fault> {
+    let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
+    let flake = FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?;
+    let nix = Nix::find()?;
+    let request = BuildRequest::new(flake.clone(), link);
+    let mut progress = BuildProgress::new(&ctx.ui);
+    let build = nix.build(&request, |event| progress.show(event));
+    let mut interrupts = Interrupts::hear()?;
+    let done = tokio::select! {
+        done = build => done.map_err(Fault::from),
+        _ = interrupts.next() => Err(interrupted()),
+    };
+    Ok((flake, done?))
+}
+
+fn interrupted() -> Fault {
+    Fault::new(ErrorKind::Unexpected, "interrupted")
+}
+
+/// Writes a new VM down.
+pub(crate) async fn create(ctx: &Context, name: VmName, from: Sourced, wishes: Wishes) -> Result<VmDirs, Fault> {
+    let defaults = from.manifest.defaults;
+    let mut ports = wishes.ports;
+    // What the user publishes takes the place of what the image proposes for the same port of the guest.
+    ports.extend(defaults.ports.into_iter().filter(|p| !ports.iter().any(|o| o.guest == p.guest)).collect::<Vec<_>>());
+    let spec = VmSpec {
+        schema: 1,
+        name: name.clone(),
+        machine_id: format!("{:032x}", u128::from_le_bytes(random()?)),
+        source: from.source,
+        image: from.folder.clone(),
+        vcpus: wishes.cpus.unwrap_or(defaults.vcpus),
+        memory: wishes.memory.unwrap_or(defaults.memory),
+        env: wishes.env,
+        ports,
+        hypervisor: wishes.hypervisor,
+        ephemeral: wishes.ephemeral,
+        created: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()),
+    };
+    let vm = match ctx.registry.create(&spec, |_| Ok(())) {
+        Ok(vm) => vm,
+        Err(error) => {
+            from.root.map_or(Ok(()), GcRoot::release)?;
+            return Err(error.into());
+        }
+    };
+    if let Some(root) = from.root {
+        // The image now belongs to the VM: it goes when the VM's folder goes.
+        let kept = nix_build(ctx, &from.folder.to_string_lossy(), &vm.gc_root()).await;
+        let released = root.release();
+        if let Err(fault) = kept.and_then(|_| Ok(released?)) {
+            ctx.registry.remove(&name)?;
+            return Err(fault);
+        }
+    }
+    Ok(vm)
+}
+
+/// Starts a VM and waits until it is ready. Whatever prevents that, the supervisor has tidied up when this returns,
+/// and with `created` the VM is gone.
+pub(crate) async fn start(
+    ctx: &Context,
+    name: &VmName,
+    boot_timeout: Duration,
+    created: bool,
+    interrupts: &mut Interrupts,
+) -> Result<Ready, Fault> {
+    match launch(ctx, name, boot_timeout, created, interrupts).await {
+        Err(fault) if created => match ctx.registry.remove(name) {
+            Ok(()) | Err(RegistryError::NotFound(_)) => Err(fault),
+            Err(error) => {
+                ctx.ui.warning(&error.to_string());
+                Err(fault)
+            }
+        },
+        done => done,
+    }
+}
+
+async fn launch(
+    ctx: &Context,
+    name: &VmName,
+    boot_timeout: Duration,
+    created: bool,
+    interrupts: &mut Interrupts,
+) -> Result<Ready, Fault> {
+    let vm = ctx.registry.vm(name);
+    let cannot = |e: std::io::Error| Fault::unexpected("cannot start the VM's supervisor", &e);
+    DirBuilder::new().recursive(true).mode(0o700).create(vm.logs()).map_err(cannot)?;
+    let log = std::fs::File::options().create(true).append(true).open(vm.hypervisor_log()).map_err(cannot)?;
+    let mut launch = Launch::start(name, boot_timeout, log).map_err(cannot)?;
+    let mut console = None;
+    let mut fault = loop {
+        let event = tokio::select! {
+            event = launch.event() => event,
+            _ = interrupts.next() => break interrupted(),
+        };
+        match event {
+            Ok(Some(LaunchEvent::Started { record })) => {
+                ctx.ui.note_accelerator(record.accelerator.as_deref());
+                match LogFollower::open(&vm.console_log()) {
+                    Ok(follower) => console = Some(follower),
+                    Err(fault) => break fault,
+                }
+            }
+            Ok(Some(LaunchEvent::Ready { record })) => {
+                if let Some(console) = console.take() {
+                    return Ok(Ready { launch, record: *record, console });
+                }
+                break Fault::new(ErrorKind::Unexpected, "the VM's supervisor told things out of order");
+            }
+            Ok(Some(LaunchEvent::Failed { fault })) => break fault,
+            Ok(Some(LaunchEvent::Ended { .. })) => {
+                break Fault::new(ErrorKind::GuestUnreachable, format!("the VM {name} ended before it was ready"));
+            }
+            Ok(None) => {
+                let hint = format!("`{}` has what it said", vm.hypervisor_log().display());
+                break Fault::new(ErrorKind::Unexpected, "the VM's supervisor ended without a word").with_hint(hint);
+            }
+            Err(error) => break cannot(error),
+        }
+    };
+    if let Err(error) = launch.abandon().await {
+        ctx.ui.warning(&format!("the VM's supervisor: {error}"));
+    }
+    if created {
+        show_why(ctx, &vm, &mut fault, console);
+    }
+    Err(fault)
+}
+
+/// Shows the end of what the guest has said, or else the hypervisor, where the advice would be to look there: the VM
+/// goes, and its logs with it.
+fn show_why(ctx: &Context, vm: &VmDirs, fault: &mut Fault, console: Option<LogFollower>) {
+    if !fault.hint.as_deref().is_some_and(|hint| hint.contains("mvmctl logs")) {
+        return;
+    }
+    let late = fault.kind == ErrorKind::TimedOut;
+    // Where the guest was only too slow, the hypervisor has nothing to say.
+    let hypervisor = if late { None } else { LogFollower::open(&vm.hypervisor_log()).ok() };
+    let mut shown = Vec::new();
+    for (whose, log) in [("console", console), ("hypervisor", hypervisor)] {
+        let lines = log.map_or(Vec::new(), last_lines);
+        shown.extend((!lines.is_empty()).then_some(whose));
+        for line in lines {
+            ctx.ui.status(&format!("{whose}: {line}"));
+        }
+    }
+    let longer = if late { "--boot-timeout gives it longer" } else { "it has said nothing" };
+    fault.hint = Some(match (shown.is_empty(), late) {
+        (true, _) => longer.into(),
+        (false, false) => format!("above are the last words of its {}", shown.join(" and its ")),
+        (false, true) => format!("above are the last words of its console; {longer}"),
+    });
+}
+
+fn last_lines(mut log: LogFollower) -> Vec<String> {
+    let mut tail = Vec::new();
+    while let Ok(bytes) = log.read()
+        && !bytes.is_empty()
+    {
+        tail.extend(bytes);
+        let excess = tail.len().saturating_sub(1 << 16);
+        tail.drain(..excess);
+    }
+    let text = String::from_utf8_lossy(&tail);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// Ends a VM at once and waits until all of it is tidied up.
+pub(crate) async fn kill(ctx: &Context, name: &VmName, launch: Launch) -> Result<(), Fault> {
+    // Where the supervisor is on its way out already, it need not be asked.
+    if let Ok(mut control) = ControlClient::connect(&ctx.registry.vm(name)) {
+        let _ = control.ask(&ControlRequest::Stop { grace_ms: 0 }).await;
+    }
+    launch.abandon().await.map_err(|e| Fault::unexpected("cannot wait for the VM's end", &e))
+}
+
+/// Ends a VM in order, and at once where a second signal asks for it.
+pub(crate) async fn stop(
+    ctx: &Context,
+    name: &VmName,
+    launch: Launch,
+    interrupts: &mut Interrupts,
+) -> Result<(), Fault> {
+    let mut ending = std::pin::pin!(launch.abandon());
+    let ended = tokio::select! {
+        ended = &mut ending => ended,
+        _ = interrupts.next() => {
+            if let Ok(mut control) = ControlClient::connect(&ctx.registry.vm(name)) {
+                let _ = control.ask(&ControlRequest::Stop { grace_ms: 0 }).await;
+            }
+            ending.await
+        }
+    };
+    ended.map_err(|e| Fault::unexpected("cannot wait for the VM's end", &e))
+}

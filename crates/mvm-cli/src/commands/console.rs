@@ -1,0 +1,52 @@
+//! `mvmctl console`.
+
+use crate::Context;
+use crate::terminal::{self, RawMode};
+use mvm_core::{ErrorKind, Fault, VmName};
+use mvm_protocol::{ConsoleRequest, Control, Request};
+use mvm_runtime::guest;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Open a terminal in a VM; `exit` leaves it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  mvmctl console web\n  mvmctl console web --command top -d 1")]
+pub(crate) struct ConsoleArgs {
+    /// The VM
+    vm: VmName,
+    /// Run this instead of the image's shell
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub(crate) async fn run(args: ConsoleArgs, ctx: &Context) -> Result<u8, Fault> {
+    if !std::io::stdin().is_terminal() {
+        let fault = Fault::new(ErrorKind::Usage, "console needs a terminal, and stdin is none");
+        return Err(fault.with_hint(format!("`mvmctl exec {} -- COMMAND` runs a command without one", args.vm)));
+    }
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|e| Fault::unexpected("cannot listen for signals", &e))?;
+    let request = Request::Console(ConsoleRequest {
+        argv: args.command,
+        env: BTreeMap::new(),
+        term: std::env::var("TERM").unwrap_or_default(),
+        size: terminal::size(),
+    });
+    let channel = match super::command(ctx, &args.vm, &request).await? {
+        Ok(channel) => channel,
+        Err(code) => return Ok(code),
+    };
+    let (tell, controls) = mpsc::channel(8);
+    let _raw = RawMode::enter()?;
+    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
+    let stdin = Some(tokio::io::stdin());
+    let mut running = std::pin::pin!(guest::run(channel, stdin, &mut out, &mut err, controls));
+    loop {
+        tokio::select! {
+            done = &mut running => return Ok(done?.shell_code()),
+            _ = resized.recv() => { let _ = tell.send(Control::Resize(terminal::size())).await; }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `mvmctl exec`.
+
+use crate::Context;
+use crate::boot::{self, Wishes};
+use crate::commands::parse_env;
+use crate::interrupt::Interrupts;
+use mvm_core::{Fault, VmName};
+use mvm_protocol::{Control, ExecRequest, Request};
+use mvm_runtime::guest;
+use std::io::IsTerminal;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long the VM of a one-shot command may take to become ready.
+const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Run a command in a VM, or in one made for it alone
+///
+/// Its exit code is the command's: 126 and 127 as a shell gives them, 128 + n for a signal.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  mvmctl exec web -- ps aux\n  mvmctl exec -- uname -a\n  tar c src | mvmctl exec web -- tar x"
+)]
+pub(crate) struct ExecArgs {
+    /// The VM; without it one of the built-in image is booted, and removed afterwards
+    vm: Option<VmName>,
+    /// Set a variable
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
+    env: Vec<(String, String)>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run as this user: NAME, UID, NAME:GROUP or UID:GID
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Forward stdin even where it is a terminal
+    #[arg(short, long)]
+    interactive: bool,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    argv: Vec<String>,
+}
+
+pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
+    let stdin = args.interactive || !std::io::stdin().is_terminal();
+    let request = Request::Exec(ExecRequest {
+        argv: args.argv,
+        env: args.env.into_iter().collect(),
+        cwd: args.workdir,
+        user: args.user,
+        stdin,
+    });
+    let mut interrupts = Interrupts::hear()?;
+    let Some(name) = args.vm else {
+        let name = boot::new_name()?;
+        let wishes = Wishes { ephemeral: true, ..Wishes::default() };
+        boot::create(ctx, name.clone(), boot::built_in(ctx)?, wishes).await?;
+        let ready = boot::start(ctx, &name, BOOT_DEADLINE, true, &mut interrupts).await?;
+        let done = command(ctx, &name, &request, stdin, &mut interrupts).await;
+        // Nothing in it outlives it, so there is nothing to save by stopping in order.
+        boot::kill(ctx, &name, ready.launch).await?;
+        return done;
+    };
+    command(ctx, &name, &request, stdin, &mut interrupts).await
+}
+
+async fn command(
+    ctx: &Context,
+    name: &VmName,
+    request: &Request,
+    stdin: bool,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Fault> {
+    let channel = match super::command(ctx, name, request).await? {
+        Ok(channel) => channel,
+        Err(code) => return Ok(code),
+    };
+    let (tell, controls) = mpsc::channel(8);
+    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
+    let stdin = stdin.then(tokio::io::stdin);
+    let mut running = std::pin::pin!(guest::run(channel, stdin, &mut out, &mut err, controls));
+    loop {
+        tokio::select! {
+            done = &mut running => return Ok(done?.shell_code()),
+            // A queue that is full has signals enough.
+            signal = interrupts.next() => { let _ = tell.try_send(Control::Signal { signal }); }
+        }
+    }
+}

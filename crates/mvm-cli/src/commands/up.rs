@@ -1,0 +1,173 @@
+//! `mvmctl up`.
+
+use crate::Context;
+use crate::boot::{self, Ready, Wishes};
+use crate::commands::parse_env;
+use crate::interrupt::Interrupts;
+use mvm_core::{ErrorKind, Fault, Hypervisor, MemorySize, PortForward, VmName};
+use mvm_runtime::{LaunchEvent, RegistryError};
+use std::ffi::OsString;
+use std::pin::pin;
+use std::time::Duration;
+
+/// Start a VM: from a flake, an image, the built-in image, or one that is stopped
+///
+/// Shows its console until it ends or Ctrl-C stops it; with -d it goes on in the background.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  mvmctl up --rm\n  mvmctl up web --flake github:me/site#vm -p 8080:80 -d\n  mvmctl start web"
+)]
+pub(crate) struct UpArgs {
+    /// The VM's name; one is made up where it is missing
+    #[arg(conflicts_with = "named")]
+    name: Option<VmName>,
+    /// The same, as an option
+    #[arg(long = "name", id = "named", value_name = "NAME")]
+    named: Option<VmName>,
+    /// Build the image from this flake ref
+    #[arg(long, value_name = "REF", conflicts_with = "image")]
+    flake: Option<String>,
+    /// Use this image: a folder, or the name of one in the cache
+    #[arg(long, value_name = "DIR|NAME")]
+    image: Option<OsString>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    cpus: Option<u32>,
+    /// Memory, as 512M or 4G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
+    /// Set a variable for the guest's processes
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
+    env: Vec<(String, String)>,
+    /// Publish a port of the guest on the host: [ADDR:]HOST:GUEST
+    #[arg(short, long = "port", value_name = "HOST:GUEST")]
+    ports: Vec<PortForward>,
+    /// Return when the VM is ready
+    #[arg(short, long)]
+    detach: bool,
+    /// Force a hypervisor
+    #[arg(long, value_name = "NAME")]
+    hypervisor: Option<Hypervisor>,
+    /// Remove the VM with everything it owns when it stops
+    #[arg(long)]
+    rm: bool,
+    /// Seconds that the guest may take to become ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    boot_timeout: u64,
+}
+
+impl UpArgs {
+    /// The first option that only a new VM can honour.
+    fn only_for_new(&self) -> Option<&'static str> {
+        [
+            (self.cpus.is_some(), "--cpus"),
+            (self.memory.is_some(), "--memory"),
+            (!self.env.is_empty(), "--env"),
+            (!self.ports.is_empty(), "--port"),
+            (self.hypervisor.is_some(), "--hypervisor"),
+            (self.rm, "--rm"),
+        ]
+        .into_iter()
+        .find_map(|(given, option)| given.then_some(option))
+    }
+}
+
+pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
+    let (name, exists) = match args.name.as_ref().or(args.named.as_ref()) {
+        Some(name) => match ctx.registry.get(name) {
+            Ok(_) => (name.clone(), true),
+            Err(RegistryError::NotFound(_)) => (name.clone(), false),
+            Err(error) => return Err(error.into()),
+        },
+        None => (boot::new_name()?, false),
+    };
+    let mut interrupts;
+    if exists {
+        if ctx.registry.is_running(&name)? {
+            return Err(RegistryError::Running(name.to_string()).into());
+        }
+        if args.flake.is_some() || args.image.is_some() {
+            return Err(RegistryError::Taken(name.to_string()).into());
+        }
+        if let Some(option) = args.only_for_new() {
+            let message = format!("the VM {name} exists already: {option} is decided when a VM is made");
+            let hint = format!("`mvmctl start {name}` starts it as it is; `mvmctl rm {name}` removes it");
+            return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
+        }
+        interrupts = Interrupts::hear()?;
+    } else {
+        // Said before a build that may take long.
+        args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
+        let sourced = match (&args.flake, &args.image) {
+            (Some(flake), _) => boot::flake(ctx, flake, &ctx.dirs().gc_roots().join(name.as_str())).await?,
+            (None, Some(image)) => boot::folder(ctx, image)?,
+            (None, None) => boot::built_in(ctx)?,
+        };
+        let wishes = Wishes {
+            cpus: args.cpus,
+            memory: args.memory,
+            env: args.env.into_iter().collect(),
+            ports: args.ports,
+            hypervisor: args.hypervisor,
+            ephemeral: args.rm,
+        };
+        // From the moment the VM is written down, a signal ends in its removal.
+        interrupts = Interrupts::hear()?;
+        boot::create(ctx, name.clone(), sourced, wishes).await?;
+    }
+    let deadline = Duration::from_secs(args.boot_timeout);
+    let ready = boot::start(ctx, &name, deadline, !exists, &mut interrupts).await?;
+    let took = ready.record.boot_ms.map_or(String::new(), |ms| format!(" after {ms} ms"));
+    ctx.ui.status(&format!("{name} is {}{took}", ready.record.state));
+    for port in &ready.record.ports {
+        ctx.ui.status(&format!("{} leads to port {}", port.listen(), port.guest));
+    }
+    if args.detach {
+        ready.launch.detach().await.map_err(|e| Fault::unexpected("cannot let go of the VM", &e))?;
+        ctx.ui.data(name.as_str());
+        return Ok(0);
+    }
+    attend(ctx, &name, ready, &mut interrupts).await
+}
+
+/// Shows the console until the VM ends or someone has had enough of it.
+async fn attend(ctx: &Context, name: &VmName, ready: Ready, interrupts: &mut Interrupts) -> Result<u8, Fault> {
+    let Ready { mut launch, mut console, .. } = ready;
+    let event = {
+        // One future over the whole loop: it must not be dropped in the middle of a line.
+        let mut event = pin!(launch.event());
+        loop {
+            loop {
+                let bytes = console.read()?;
+                if bytes.is_empty() {
+                    break;
+                }
+                ctx.ui.raw(&bytes)?;
+            }
+            tokio::select! {
+                event = &mut event => break Some(event),
+                () = console.changed() => {}
+                _ = interrupts.next() => break None,
+            }
+        }
+    };
+    let Some(event) = event else {
+        ctx.ui.status(&format!("stopping {name}; once more ends it at once"));
+        boot::stop(ctx, name, launch, interrupts).await?;
+        return Ok(0);
+    };
+    while let Ok(bytes) = console.read()
+        && !bytes.is_empty()
+    {
+        ctx.ui.raw(&bytes)?;
+    }
+    match event {
+        Ok(Some(LaunchEvent::Failed { fault })) => Err(fault),
+        Ok(Some(_)) => {
+            ctx.ui.status(&format!("{name} has ended"));
+            Ok(0)
+        }
+        Ok(None) => Err(Fault::new(ErrorKind::Unexpected, "the VM's supervisor died")),
+        Err(e) => Err(Fault::unexpected("cannot hear the VM's supervisor", &e)),
+    }
+}

@@ -1,0 +1,125 @@
+//! The one owner of stdout and stderr: data goes to stdout, all else to stderr.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mvm_core::Fault;
+use serde::Serialize;
+use std::cell::Cell;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// What a command speaks through.
+#[derive(Debug)]
+pub(crate) struct Ui {
+    quiet: bool,
+    noted_software: Cell<bool>,
+}
+
+/// Sends the libraries' diagnostics to stderr; `MVM_LOG` chooses which.
+pub(crate) fn log_to_stderr(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+}
+
+impl Ui {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet, noted_software: Cell::new(false) }
+    }
+
+    /// A line of data. A reader that has gone away is no error.
+    pub(crate) fn data(&self, line: &str) {
+        let _ = writeln!(io::stdout().lock(), "{line}");
+    }
+
+    /// Bytes of data as they are.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Fault::unexpected("cannot write to stdout", &e))
+    }
+
+    /// A value as JSON.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Fault> {
+        let text = serde_json::to_string_pretty(value).map_err(|e| Fault::unexpected("cannot write JSON", &e))?;
+        self.data(&text);
+        Ok(())
+    }
+
+    /// Rows under a heading, in columns.
+    pub(crate) fn table<const N: usize>(&self, heading: [&str; N], rows: &[[String; N]]) {
+        for line in columns(heading, rows) {
+            self.data(&line);
+        }
+    }
+
+    /// What happens, for a person.
+    pub(crate) fn status(&self, line: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        }
+    }
+
+    /// Something to know, once, about a VM whose CPUs are software.
+    pub(crate) fn note_accelerator(&self, accelerator: Option<&str>) {
+        if accelerator == Some("tcg") && !self.noted_software.replace(true) {
+            self.status("note: KVM cannot be used here, so the VM runs in software: it works, but slowly");
+        }
+    }
+
+    /// Something that did not work but does not end the command.
+    pub(crate) fn warning(&self, text: &str) {
+        self.status(&format!("warning: {text}"));
+    }
+
+    /// An error without advice.
+    pub(crate) fn error(&self, text: &str) {
+        let _ = writeln!(io::stderr().lock(), "error: {text}");
+    }
+
+    /// An error with its advice; gives its exit code.
+    pub(crate) fn fault(&self, fault: &Fault) -> ExitCode {
+        self.error(&fault.message);
+        if let Some(hint) = &fault.hint {
+            let _ = writeln!(io::stderr().lock(), "hint: {hint}");
+        }
+        ExitCode::from(fault.kind.exit_code())
+    }
+
+    /// Whether a line that changes would be seen.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// A line that changes while something goes on; seen on a terminal only.
+    pub(crate) fn spinner(&self) -> ProgressBar {
+        let target = if self.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        ProgressBar::with_draw_target(None, target).with_style(ProgressStyle::default_spinner())
+    }
+}
+
+fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let mut widths = heading.map(|h| h.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: [&str; N]| {
+        let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    std::iter::once(line(heading))
+        .chain(rows.iter().map(|row| line(std::array::from_fn(|i| row[i].as_str()))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a".into(), "ready".into()], ["longer".into(), "x".into()]];
+        assert_eq!(columns(["NAME", "STATE"], &rows), ["NAME    STATE", "a       ready", "longer  x"]);
+    }
+}
