@@ -1,0 +1,4 @@
+//! `mvmctl`.
+fn main() -> std::process::ExitCode {
+    mvm_cli::main()
+}

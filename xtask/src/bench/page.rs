@@ -1,0 +1,63 @@
+//! The page.
+
+use super::row::{Missing, Row};
+use std::fmt::Write;
+
+const HEAD: &str = "\
+# Performance
+
+Written by `just bench` (`cargo run --release -p xtask -- bench`); do not edit.
+
+What counts is the ratio of two medians that were taken in turns on one machine in one run: seconds differ from machine
+to machine, ratios hardly. In parentheses the least and the greatest sample. A promise is the most that the ratio may
+be, or the number itself where nothing is beside it.
+
+";
+
+const NOTES: &str = "
+How each is measured:
+
+- **Boot**: `mvmctl up -d` as a whole, image and kernel in the cache, until it returns because the agent is ready.
+  Against it the same QEMU with the same arguments, kernel, command line and drives and the same vsock device, started by
+  hand, with the same initrd but for its `/init`: that one loads the same modules, sends one byte to the host and does
+  no more; the time ends when the host has that byte. Reading the image, the new VM's folder, drives and keys, the
+  handshake, the overlay root, init and its services are all on our side.
+- **exec**: the whole command, from its start to its end. Against it, in the same VM over the same vsock device: a
+  connection, a byte, a process started and waited for in the guest, and the byte back, without authentication.
+- **cp**: the whole command, from a file of the host to one in the guest's memory (`/tmp`) and back. Against it, in the
+  same VM over the same vsock device: as many bytes without frames or authentication: from memory to memory, for which the promise is made, and from file to
+  file in the same places. The difference between the two is what files cost, in a guest above all, and no protocol saves.
+- **Commands**: whole processes, from start to end. The figures of the namesake were measured once, earlier, on such a
+  machine, and are not measured again here.
+- **Memory**: `VmRSS` of the supervisor while its VM idles, and of PID 1 in the guest.
+";
+
+pub(super) fn page(rows: &[Row], missing: &[Missing], facts: &[(&str, String)], quick: bool) -> String {
+    let mut page = String::from(HEAD);
+    page.push_str("| what | against | ours, median | theirs, median | ratio | promised at most | held | samples |\n");
+    page.push_str("|---|---|---|---|---|---|---|---|\n");
+    let mut line = |cells: &[String]| {
+        let _ = writeln!(page, "| {} |", cells.join(" | "));
+    };
+    rows.iter().for_each(|row| line(&row.cells()));
+    for Missing { what, why } in missing {
+        let why = why.replace('|', "\\|").replace('\n', " ");
+        let dash = || "–".to_string();
+        line(&[what.clone(), format!("not measured: {why}"), dash(), dash(), dash(), dash(), "unknown".into(), dash()]);
+    }
+    let promises: Vec<bool> = rows.iter().filter_map(Row::held).collect();
+    let kept = promises.iter().filter(|held| **held).count();
+    let _ = write!(page, "\n{kept} of {} promises held", promises.len());
+    let _ = match missing.len() {
+        0 => writeln!(page, "."),
+        n => writeln!(page, "; {n} could not be measured."),
+    };
+    page.push_str(NOTES);
+    page.push_str("\nMeasured on:\n\n| fact | value |\n|---|---|\n");
+    for (name, value) in facts {
+        let _ = writeln!(page, "| {name} | {value} |");
+    }
+    let command = if quick { "just bench --quick" } else { "just bench" };
+    let _ = writeln!(page, "| command | `{command}` |");
+    page
+}
