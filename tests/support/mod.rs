@@ -1,0 +1,228 @@
+//! A user of mvm with a home of his own, and the count of what he leaves behind.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+pub mod flake;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Nix without network, without registry and without what this machine's nix.conf says.
+const NIX_SETTINGS: &str = "experimental-features =
+build-users-group =
+substituters =
+flake-registry =
+sandbox = false
+warn-dirty = false
+connect-timeout = 2
+download-attempts = 1";
+
+/// A hermetic environment: own HOME, own folders, nothing of the machine's but its programs and kernels.
+pub struct User {
+    home: tempfile::TempDir,
+    kernel: PathBuf,
+    nix: Option<PathBuf>,
+}
+
+impl User {
+    /// A user whose guests run our own kernel.
+    pub fn new() -> Self {
+        Self::with_kernel("MVM_TEST_KERNEL_OWN", "mvm-")
+    }
+
+    /// A user whose guests run the distribution's kernel.
+    pub fn with_stock_kernel() -> Self {
+        Self::with_kernel("MVM_TEST_KERNEL_STOCK", "debian-")
+    }
+
+    /// Users of each Nix there is: the one on PATH, and a newer one.
+    pub fn of_each_nix() -> Vec<Self> {
+        let newer = std::env::var_os("MVM_TEST_NIX_NEWER").map(PathBuf::from);
+        if newer.is_none() {
+            println!("not tested with a newer Nix: MVM_TEST_NIX_NEWER is not set (scripts/test.sh sets it)");
+        }
+        let newer = newer.map(|nix| {
+            let mut user = Self::new();
+            user.nix = Some(nix);
+            user
+        });
+        std::iter::once(Self::new()).chain(newer).collect()
+    }
+
+    fn with_kernel(variable: &str, prefix: &str) -> Self {
+        let kernel = std::env::var_os(variable).map(PathBuf::from).or_else(|| in_cache(prefix));
+        let kernel = kernel.unwrap_or_else(|| panic!("no kernel: set {variable}, or run scripts/test.sh"));
+        Self { home: tempfile::Builder::new().prefix("mvm-test-").tempdir().unwrap(), kernel, nix: None }
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The kernel that this user's guests run.
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
+    /// `mvmctl` with these arguments, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvmctl"));
+        command.args(args).env("HOME", self.home()).env("MVM_KERNEL", &self.kernel).env("NIX_CONFIG", NIX_SETTINGS);
+        if let Some(nix) = &self.nix {
+            command.env("MVM_NIX", nix);
+        }
+        for variable in [
+            "XDG_CACHE_HOME",
+            "XDG_CONFIG_HOME",
+            "XDG_STATE_HOME",
+            "XDG_DATA_HOME",
+            "XDG_RUNTIME_DIR",
+            "MVM_CACHE_DIR",
+            "MVM_CONFIG_DIR",
+            "MVM_STATE_DIR",
+            "MVM_SHARE_DIR",
+            "MVM_RUNTIME_DIR",
+        ] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Runs `mvmctl` to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(std::process::Stdio::null()).output().unwrap()
+    }
+
+    /// Runs `mvmctl`, which must succeed; its stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        assert!(out.status.success(), "mvmctl {args:?}: {}\n{}\n{}", out.status, text(&out.stderr), self.logs());
+        text(&out.stdout)
+    }
+
+    /// Runs `mvmctl`, which must fail with this code; its stderr.
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let out = self.run(args);
+        let stderr = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "mvmctl {args:?}: {stderr}\n{}", self.logs());
+        stderr
+    }
+
+    /// Processes that belong to this user: their command line or environment names his home.
+    pub fn processes(&self) -> Vec<String> {
+        let home = self.home().as_os_str().as_encoded_bytes();
+        let names = |bytes: &[u8]| bytes.windows(home.len()).any(|w| w == home);
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
+            .filter(|pid| *pid != std::process::id())
+            .filter_map(|pid| {
+                let read = |what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+                let cmdline = read("cmdline");
+                // A zombie has neither; it is its parent's to reap.
+                (names(&cmdline) || names(&read("environ")))
+                    .then(|| format!("{pid}: {}", text(&cmdline).replace('\0', " ")))
+            })
+            .collect()
+    }
+
+    /// Asserts that nothing runs and no socket is left.
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), Vec::<String>::new());
+        let sockets = find(self.home(), &|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()));
+        assert_eq!(sockets, Vec::<PathBuf>::new());
+        assert_eq!(self.half_written(), Vec::<PathBuf>::new());
+    }
+
+    /// Files and folders that are only there while a command writes or removes something.
+    fn half_written(&self) -> Vec<PathBuf> {
+        let unfinished = |name: &str| [".new-", ".gone-", ".tmp", ".draft"].iter().any(|p| name.starts_with(p));
+        find(self.home(), &|_| true)
+            .into_iter()
+            .filter(|path| {
+                let below = path.strip_prefix(self.home()).unwrap();
+                below.iter().any(|part| part.to_str().is_some_and(unfinished))
+            })
+            .collect()
+    }
+
+    /// Asserts that no VM is left either: no folder of one, and no store path that is kept from Nix.
+    pub fn assert_never_was(&self) {
+        self.assert_nothing_left();
+        let below = |dir: &str| std::fs::read_dir(self.home().join(dir)).into_iter().flatten();
+        let folders: Vec<PathBuf> =
+            [".local/share/mvm/vms", ".local/share/mvm/gcroots", ".local/state/mvm/logs", ".cache/mvm/vms"]
+                .into_iter()
+                .chain([".cache/mvm/run/vms"])
+                .flat_map(below)
+                .map(|e| e.unwrap().path())
+                .collect();
+        assert_eq!(folders, Vec::<PathBuf>::new());
+        assert_eq!(self.gc_roots(), Vec::<String>::new());
+    }
+
+    /// What Nix itself keeps for this user: `LINK -> STORE PATH`.
+    pub fn gc_roots(&self) -> Vec<String> {
+        let listed = Command::new("nix-store").args(["--gc", "--print-roots"]).output().unwrap();
+        assert!(listed.status.success(), "{}", text(&listed.stderr));
+        let home = self.home().to_str().unwrap();
+        text(&listed.stdout).lines().filter(|l| l.starts_with(home)).map(str::to_owned).collect()
+    }
+
+    /// A value of PATH on which all is found but these programs.
+    pub fn path_without(&self, programs: &[&str]) -> OsString {
+        let folder = self.home().join("path");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        for entry in std::env::split_paths(&path).filter_map(|d| d.read_dir().ok()).flatten().flatten() {
+            if !programs.iter().any(|p| entry.file_name() == *p) {
+                // What comes first on PATH wins.
+                let _ = std::os::unix::fs::symlink(entry.path(), folder.join(entry.file_name()));
+            }
+        }
+        folder.into()
+    }
+
+    fn logs(&self) -> String {
+        find(&self.home().join(".local/state"), &|m| m.is_file())
+            .iter()
+            .map(|p| format!("--- {}\n{}\n", p.display(), text(&std::fs::read(p).unwrap_or_default())))
+            .collect()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        // A failed test must not leave VMs behind.
+        let _ = self.command(&["down", "--all", "--force"]).stdin(std::process::Stdio::null()).output();
+    }
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn in_cache(prefix: &str) -> Option<PathBuf> {
+    let kernels = PathBuf::from(std::env::var_os("HOME")?).join(".cache/mvm/kernels");
+    let arch = std::env::consts::ARCH;
+    let fits = |n: &str| n.starts_with(prefix) && (prefix != "mvm-" || n.ends_with(arch));
+    std::fs::read_dir(kernels)
+        .ok()?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .find(|p| p.file_name().unwrap().to_str().is_some_and(fits))
+}
+
+fn find(dir: &Path, keep: &dyn Fn(&std::fs::Metadata) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.path().symlink_metadata() else { continue };
+        if meta.is_dir() {
+            found.extend(find(&entry.path(), keep));
+        } else if keep(&meta) {
+            found.push(entry.path());
+        }
+    }
+    found
+}
