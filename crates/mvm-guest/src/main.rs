@@ -2,8 +2,7 @@
 //!
 //! | started as | it is |
 //! |---|---|
-//! | PID 1 by the kernel | stage 1: finds the drives, builds the root, executes itself there |
-//! | PID 1 by stage 1 | init and agent |
+//! | PID 1 | stage 1 (finds the drives, builds the root), then init and agent |
 //! | `mvm-guest agent --config F --manifest F --listen unix:PATH` | the agent alone |
 
 #[cfg(target_os = "linux")]
@@ -24,10 +23,7 @@ mod standalone;
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     if rustix::process::getpid().is_init() {
-        match std::env::var_os(stage1::DONE) {
-            Some(_) => init::main(),
-            None => stage1::main(),
-        }
+        init::main()
     }
     standalone::main()
 }

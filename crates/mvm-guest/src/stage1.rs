@@ -1,41 +1,28 @@
 //! Stage 1: from the initramfs (or the bare root that the kernel mounted) to the guest's own root.
 //!
 //! `mvm-root` is mounted read-only, for all VMs of an image share it; over it lies `mvm-rw`, the VM's own writable
-//! layer, or memory where there is none.
+//! layer, or memory where there is none. The process stays the same: to execute the program again from its new root
+//! would cost an emulated guest a tenth of a second.
 
 use crate::drives;
 use mvm_core::labels;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount};
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Set for the init that stage 1 executes: when stage 1 began, in microseconds of the kernel's clock.
-pub const DONE: &str = "MVM_STAGE1_US";
-
-/// Where init finds the writable layer, once.
-pub const LAYER: &str = "/run";
+/// The layer under the root that is written to. It is mounted nowhere: nothing writes to it past the overlay by mistake.
+pub struct WritableLayer(pub OwnedFd);
 
 /// `statfs` types of the file systems that an initramfs can be (Linux `include/uapi/linux/magic.h`).
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Runs stage 1; comes back only by ending the VM.
-pub fn main() -> ! {
-    let began = crate::context::boot_us();
-    let error = match run(began) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    // The console is all there is.
-    let _ = fs::write("/dev/console", format!("mvm: cannot start: {error}\n"));
-    crate::init::reboot()
-}
-
-fn run(began: u64) -> io::Result<std::convert::Infallible> {
+/// Makes the guest's root this process's own.
+pub fn run() -> io::Result<WritableLayer> {
     for dir in ["/dev", "/proc", "/sys"] {
         // In the initramfs they are there or can be made; on a bare root they are there.
         let _ = fs::create_dir(dir);
@@ -65,12 +52,14 @@ fn run(began: u64) -> io::Result<std::convert::Infallible> {
     }
     let layers = c"lowerdir=/mnt/lower,upperdir=/mnt/rw/upper,workdir=/mnt/rw/work";
     mount_fs("overlay", "/mnt/root", MountFlags::NOATIME, Some(layers))?;
-    for (from, to) in [("/dev", "/dev"), ("/proc", "/proc"), ("/sys", "/sys"), ("/mnt/rw", LAYER)] {
-        let to = format!("/mnt/root{to}");
+    for dir in ["/dev", "/proc", "/sys"] {
+        let to = format!("/mnt/root{dir}");
         fs::create_dir_all(&to)?;
-        mount_move(from, to)?;
+        mount_move(dir, to)?;
     }
-    // The overlay holds its lower layer by itself.
+    // The overlay holds its layers by itself.
+    let layer = openat(CWD, "/mnt/rw", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    unmount("/mnt/rw", UnmountFlags::DETACH)?;
     unmount("/mnt/lower", UnmountFlags::DETACH)?;
     // What lies in an initramfs is memory. Where the kernel has mounted a drive instead, it is the image.
     if rustix::fs::statfs("/init").is_ok_and(|of| matches!(of.f_type as u64, RAMFS_MAGIC | TMPFS_MAGIC)) {
@@ -82,9 +71,7 @@ fn run(began: u64) -> io::Result<std::convert::Infallible> {
     mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
-    let init = "/sbin/mvm-guest";
-    let error = std::process::Command::new(init).env_clear().env(DONE, began.to_string()).exec();
-    Err(other(format!("cannot execute {init}: {error}")))
+    Ok(WritableLayer(layer))
 }
 
 /// Mounts a file system that has no device.
@@ -99,12 +86,7 @@ fn load_modules(dir: &Path) -> io::Result<()> {
     };
     files.sort();
     for path in files {
-        let file = rustix::fs::openat(
-            CWD,
-            &path,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )?;
+        let file = openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         match rustix::system::finit_module(&file, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             // One that a guest can do without must not keep it from booting; one that it cannot is missed soon enough.

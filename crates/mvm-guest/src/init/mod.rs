@@ -1,7 +1,7 @@
-//! Init: PID 1 in the guest's own root.
+//! Init: PID 1, from the kernel's hand to the end of the VM.
 //!
 //! ```text
-//! mounts ── config, manifest ── identity ── loopback ── agent listens ── services, health ── ready
+//! stage 1 ── mounts ── config, manifest ── identity ── loopback ── agent listens ── services, health ── ready
 //!                                                                                             │ asked to power off
 //! reset ── file systems closed ── connections closed ── processes ended ── services left ─────┘
 //! ```
@@ -31,16 +31,20 @@ const COPY_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the guest until it is asked to power off; comes back only by ending the VM.
 pub fn main() -> ! {
-    let stage1_us = std::env::var(stage1::DONE).ok().and_then(|text| text.parse().ok());
-    tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::WARN).init();
-    if let Err(error) = run(stage1_us) {
-        say(&format!("cannot go on: {error}"));
+    let stage1_us = crate::context::boot_us();
+    match stage1::run() {
+        Ok(layer) => {
+            if let Err(error) = run(stage1_us, &layer) {
+                say(&format!("cannot go on: {error}"));
+            }
+        }
+        Err(error) => say(&format!("cannot start: {error}")),
     }
     reboot()
 }
 
 /// Ends the VM: a reset, which every VMM takes as the end, where a power switch may be missing.
-pub fn reboot() -> ! {
+fn reboot() -> ! {
     rustix::fs::sync();
     let _ = rustix::system::reboot(RebootCommand::Restart);
     // Not reached: PID 1 may reboot. Without the right, all that is left is to wait.
@@ -50,23 +54,24 @@ pub fn reboot() -> ! {
 }
 
 /// A line on the console.
-pub fn say(line: &str) {
+fn say(line: &str) {
     // Nowhere else to say that the console is gone.
     let _ = fs::write("/dev/console", format!("mvm: {line}\n"));
 }
 
-fn run(stage1_us: Option<u64>) -> io::Result<()> {
+fn run(stage1_us: u64, layer: &stage1::WritableLayer) -> io::Result<()> {
     let init_us = crate::context::boot_us();
-    let layer = mounts::mount_all()?;
+    tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::WARN).init();
+    mounts::mount_all()?;
     let lived = begin(stage1_us, init_us);
-    if mounts::close(&layer) && lived.is_ok() {
+    if mounts::close(layer) && lived.is_ok() {
         say("powered off cleanly");
     }
     lived
 }
 
 /// From the mounts to the last process. However it ends, the file systems are closed after it.
-fn begin(stage1_us: Option<u64>, init_us: u64) -> io::Result<()> {
+fn begin(stage1_us: u64, init_us: u64) -> io::Result<()> {
     // Ctrl-Alt-Del is a request that comes as SIGINT, not a reset.
     let _ = rustix::system::reboot(RebootCommand::CadOff);
     let config = documents::config()?;
@@ -78,8 +83,7 @@ fn begin(stage1_us: Option<u64>, init_us: u64) -> io::Result<()> {
     let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guest = Rc::new(Guest::new(manifest, config, keys));
-    let begun = stage1_us.map(|at_us| ("stage1", at_us)).into_iter().chain([("init", init_us)]);
-    for (name, at_us) in begun {
+    for (name, at_us) in [("stage1", stage1_us), ("init", init_us)] {
         guest.status.send_modify(|status| status.phases.push(BootPhase { name: name.into(), at_us }));
     }
     let lived = LocalSet::new().block_on(&runtime, live(guest));

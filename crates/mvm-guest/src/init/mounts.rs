@@ -1,25 +1,18 @@
 //! The file systems of a running guest: mounted first, closed last.
 
 use super::say;
-use crate::stage1::mount_fs;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use crate::stage1::{WritableLayer, mount_fs};
 use rustix::mount::{
     FsPickFlags, MountFlags, UnmountFlags, fsconfig_reconfigure, fsconfig_set_flag, fspick, mount_remount, unmount,
 };
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 
-/// The layer under the root that is written to. It is mounted nowhere: nothing writes to it past the overlay by mistake.
-pub(super) struct WritableLayer(OwnedFd);
-
-/// Mounts what every program expects, and takes the writable layer out of everybody's sight.
-pub(super) fn mount_all() -> io::Result<WritableLayer> {
-    let layer = openat(CWD, crate::stage1::LAYER, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    unmount(crate::stage1::LAYER, UnmountFlags::DETACH)?;
+/// Mounts what every program expects.
+pub(super) fn mount_all() -> io::Result<()> {
     let private = MountFlags::NOSUID | MountFlags::NODEV;
     for (kind, at, flags, options) in [
         ("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, c"gid=5,mode=620,ptmxmode=666"),
@@ -36,7 +29,7 @@ pub(super) fn mount_all() -> io::Result<WritableLayer> {
         // The kernel made /dev a moment ago; a program that misses these says so itself.
         let _ = symlink(format!("/proc/self/{target}"), format!("/dev/{name}"));
     }
-    Ok(WritableLayer(layer))
+    Ok(())
 }
 
 /// Makes every file system safe to lose power on. `false` where one could not be: its journal will be replayed.

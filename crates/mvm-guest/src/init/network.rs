@@ -3,10 +3,13 @@
 use futures_util::TryStreamExt;
 use mvm_core::Interface;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::io;
 use std::net::IpAddr;
+
+/// The index of the loopback in every network namespace (Linux `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// Brings up the loopback, and the first Ethernet link with the addresses of the configuration.
 pub(super) async fn configure(interface: Option<&Interface>) -> io::Result<()> {
@@ -18,12 +21,10 @@ pub(super) async fn configure(interface: Option<&Interface>) -> io::Result<()> {
 }
 
 async fn links(netlink: &Handle, interface: Option<&Interface>) -> io::Result<()> {
+    up(netlink, LOOPBACK).await.map_err(|error| because("the loopback cannot be brought up", &error))?;
+    let Some(interface) = interface else { return Ok(()) };
     let all = netlink.link().get().execute().try_collect::<Vec<_>>().await;
     let all = all.map_err(|error| because("the links cannot be listed", &error))?;
-    for link in all.iter().filter(|link| link.header.flags.contains(LinkFlags::Loopback)) {
-        up(netlink, link.header.index).await.map_err(|error| because("the loopback cannot be brought up", &error))?;
-    }
-    let Some(interface) = interface else { return Ok(()) };
     let link =
         ethernet(&all).ok_or_else(|| io::Error::other("the configuration has addresses, the VM no interface"))?;
     address(netlink, link, interface).await
