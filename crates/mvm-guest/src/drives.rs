@@ -17,6 +17,10 @@ pub fn by_label(label: &str) -> io::Result<Option<PathBuf>> {
     for entry in std::fs::read_dir("/sys/class/block")? {
         // The kernel writes a slash in a device's name as an exclamation mark.
         let name = entry?.file_name().to_string_lossy().replace('!', "/");
+        // The kernel's eight loop devices are empty, and each would cost a guest as much as a drive.
+        if name.starts_with("loop") {
+            continue;
+        }
         let device = Path::new("/dev").join(name);
         // Devices without a medium cannot be opened, and are not meant.
         if File::open(&device)

@@ -1,7 +1,7 @@
 //! Init: PID 1, from the kernel's hand to the end of the VM.
 //!
 //! ```text
-//! stage 1 ── mounts ── config, manifest ── identity ── loopback ── agent listens ── services, health ── ready
+//! stage 1 ── mounts ── config, manifest ── identity ── agent listens ── network ── services, health ── ready
 //!                                                                                             │ asked to power off
 //! reset ── file systems closed ── connections closed ── processes ended ── services left ─────┘
 //! ```
@@ -96,13 +96,14 @@ async fn live(guest: Rc<Guest>) -> io::Result<()> {
     let mut sigint = signal(SignalKind::interrupt())?;
     let mut sigterm = signal(SignalKind::terminate())?;
     spawn_local(guest.reaper.clone().run());
+    let listener = agent::Listener::vsock()?;
+    guest.phase("agent");
+    // The host has its part of the handshake to do, while the guest goes on.
+    spawn_local(agent::serve(guest.clone(), listener, true));
     if let Err(error) = network::configure(guest.config.interface.as_ref()).await {
         // A guest can be reached without a network; what needs one will fail and say so.
         say(&format!("network: {error}"));
     }
-    let listener = agent::Listener::vsock()?;
-    guest.phase("agent");
-    spawn_local(agent::serve(guest.clone(), listener, true));
     let services = services::start(&guest);
     health::start(&guest);
     tokio::select! {

@@ -1,5 +1,6 @@
 //! QEMU's argument vector.
 
+use super::command_line::without_acpi;
 use super::{Accelerator, Qemu, vsock::Attachment};
 use mvm_core::{Drive, LaunchSpec};
 use serde_json::json;
@@ -25,8 +26,7 @@ pub(super) fn arguments(qemu: &Qemu, spec: &LaunchSpec, vsock: &Attachment) -> R
         // Emulated string moves are slower than the plain ones that they replace.
         Accelerator::Tcg { .. } => arg(&["-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm"]),
     }
-    // A kernel that is told to do without ACPI finds its drives on the command line that QEMU adds to ours.
-    let acpi = if spec.cmdline.split_whitespace().any(|w| w == "acpi=off") { "off" } else { "on" };
+    let acpi = if without_acpi(spec) { "off" } else { "on" };
     let machine = if cfg!(target_arch = "aarch64") {
         "virt,memory-backend=ram".to_string()
     } else {
