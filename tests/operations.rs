@@ -243,6 +243,9 @@ fn logs_and_waiting_follow_to_the_end() {
     assert!(waits.wait_with_output().unwrap().status.success());
     assert!(user.ok(&["logs", "one", "-n", "5"]).contains("powered off cleanly"));
     assert!(user.ok(&["inspect", "one"]).contains("console=ttyS0"));
+    let inspected: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "one", "--json"])).unwrap();
+    assert_eq!((&inspected["spec"]["name"], &inspected["record"]["state"]), (&"one".into(), &"stopped".into()));
+    assert!(inspected["record"]["cmdline"].as_str().unwrap().contains("console=ttyS0"));
     user.ok(&["logs", "one", "--hypervisor"]);
     user.assert_nothing_left();
 }

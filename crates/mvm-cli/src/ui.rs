@@ -52,6 +52,17 @@ impl Ui {
         }
     }
 
+    /// Facts by name, one a line; a name that repeats is written once.
+    pub(crate) fn facts(&self, facts: &[(&str, String)]) {
+        let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        let mut before = "";
+        for (name, fact) in facts {
+            let shown = if *name == before { "" } else { name };
+            self.data(format!("{shown:width$}  {fact}").trim_end());
+            before = name;
+        }
+    }
+
     /// What happens, for a person.
     pub(crate) fn status(&self, line: &str) {
         if !self.quiet {
