@@ -24,7 +24,14 @@ pub(crate) struct Sourced {
     folder: PathBuf,
     source: VmSource,
     manifest: ImageManifest,
-    root: Option<GcRoot>,
+    root: Option<BuildRoot>,
+}
+
+/// What keeps a build until a VM does.
+struct BuildRoot {
+    root: GcRoot,
+    /// Says that it is somebody's.
+    _building: std::fs::File,
 }
 
 /// What a user may choose beside the image.
@@ -58,10 +65,24 @@ pub(crate) fn new_name() -> Result<VmName, Fault> {
 }
 
 /// The image that is assembled on this machine.
-pub(crate) fn built_in(ctx: &Context) -> Result<Sourced, Fault> {
-    let guest = mvm_image::find_guest_binary()?;
-    let kernel = GuestKernel::find(ctx.dirs())?;
-    let folder = mvm_image::ensure_builtin(ctx.dirs(), &guest, &kernel)?;
+pub(crate) async fn built_in(ctx: &Context, interrupts: &mut Interrupts) -> Result<Sourced, Fault> {
+    let cannot = |e: &(dyn std::error::Error + 'static)| Fault::unexpected("cannot assemble the built-in image", e);
+    let (stopper, stop) = mvm_image::stoppable().map_err(|e| cannot(&e))?;
+    let dirs = ctx.dirs().clone();
+    let mut assembling = tokio::task::spawn_blocking(move || -> Result<PathBuf, Fault> {
+        let guest = mvm_image::find_guest_binary()?;
+        let kernel = GuestKernel::find(&dirs)?;
+        Ok(mvm_image::ensure_builtin(&dirs, &guest, &kernel, &stop)?)
+    });
+    let folder = tokio::select! {
+        done = &mut assembling => done.map_err(|e| cannot(&e))??,
+        fault = interrupts.fault() => {
+            drop(stopper);
+            // It tidies up what it had begun.
+            let _ = assembling.await;
+            return Err(fault);
+        }
+    };
     sourced(folder, VmSource::BuiltIn, None)
 }
 
@@ -70,44 +91,57 @@ pub(crate) fn folder(ctx: &Context, given: &std::ffi::OsStr) -> Result<Sourced, 
     sourced(mvm_image::resolve_image(ctx.dirs(), given)?, VmSource::Folder, None)
 }
 
-/// An image that Nix builds; `link` keeps it.
-pub(crate) async fn flake(ctx: &Context, text: &str, link: &Path) -> Result<Sourced, Fault> {
-    let (flake, output) = nix_build(ctx, text, link).await?;
+/// An image that Nix builds; `link`, in the folder of GC roots, keeps it.
+pub(crate) async fn flake(
+    ctx: &Context,
+    text: &str,
+    link: &Path,
+    interrupts: &mut Interrupts,
+) -> Result<Sourced, Fault> {
+    let building = ctx.registry.building()?;
+    let (flake, output) = nix_build(ctx, text, link, interrupts).await?;
     let folder = output.path.to_absolute_path().into();
-    let done = sourced(folder, VmSource::Flake { flake: flake.to_string() }, Some(output.root.clone()));
+    let root = BuildRoot { root: output.root.clone(), _building: building };
+    let done = sourced(folder, VmSource::Flake { flake: flake.to_string() }, Some(root));
     if done.is_err() {
         output.root.release()?;
     }
     done
 }
 
-fn sourced(folder: PathBuf, source: VmSource, root: Option<GcRoot>) -> Result<Sourced, Fault> {
+fn sourced(folder: PathBuf, source: VmSource, root: Option<BuildRoot>) -> Result<Sourced, Fault> {
     let manifest = Image::open(&folder)?.manifest().clone();
     Ok(Sourced { folder, source, manifest, root })
 }
 
 /// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
-pub(crate) async fn nix_build(ctx: &Context, text: &str, link: &Path) -> Result<(FlakeRef, BuildOutput), Fault> {
+pub(crate) async fn nix_build(
+    ctx: &Context,
+    text: &str,
+    link: &Path,
+    interrupts: &mut Interrupts,
+) -> Result<(FlakeRef, BuildOutput), Fault> {
     let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
     let flake = FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?;
     let nix = Nix::find()?;
     let request = BuildRequest::new(flake.clone(), link);
     let mut progress = BuildProgress::new(&ctx.ui);
     let build = nix.build(&request, |event| progress.show(event));
-    let mut interrupts = Interrupts::hear()?;
     let done = tokio::select! {
         done = build => done.map_err(Fault::from),
-        _ = interrupts.next() => Err(interrupted()),
+        fault = interrupts.fault() => Err(fault),
     };
     Ok((flake, done?))
 }
 
-fn interrupted() -> Fault {
-    Fault::new(ErrorKind::Unexpected, "interrupted")
-}
-
 /// Writes a new VM down.
-pub(crate) async fn create(ctx: &Context, name: VmName, from: Sourced, wishes: Wishes) -> Result<VmDirs, Fault> {
+pub(crate) async fn create(
+    ctx: &Context,
+    name: VmName,
+    from: Sourced,
+    wishes: Wishes,
+    interrupts: &mut Interrupts,
+) -> Result<VmDirs, Fault> {
     let defaults = from.manifest.defaults;
     let mut ports = wishes.ports;
     // What the user publishes takes the place of what the image proposes for the same port of the guest.
@@ -129,13 +163,13 @@ pub(crate) async fn create(ctx: &Context, name: VmName, from: Sourced, wishes: W
     let vm = match ctx.registry.create(&spec, |_| Ok(())) {
         Ok(vm) => vm,
         Err(error) => {
-            from.root.map_or(Ok(()), GcRoot::release)?;
+            from.root.map_or(Ok(()), |build| build.root.release())?;
             return Err(error.into());
         }
     };
-    if let Some(root) = from.root {
+    if let Some(BuildRoot { root, _building }) = from.root {
         // The image now belongs to the VM: it goes when the VM's folder goes.
-        let kept = nix_build(ctx, &from.folder.to_string_lossy(), &vm.gc_root()).await;
+        let kept = nix_build(ctx, &from.folder.to_string_lossy(), &vm.gc_root(), interrupts).await;
         let released = root.release();
         if let Err(fault) = kept.and_then(|_| Ok(released?)) {
             ctx.registry.remove(&name)?;
@@ -182,7 +216,7 @@ async fn launch(
     let mut fault = loop {
         let event = tokio::select! {
             event = launch.event() => event,
-            _ = interrupts.next() => break interrupted(),
+            fault = interrupts.fault() => break fault,
         };
         match event {
             Ok(Some(LaunchEvent::Started { record })) => {
@@ -209,8 +243,10 @@ async fn launch(
             Err(error) => break cannot(error),
         }
     };
-    if let Err(error) = launch.abandon().await {
-        ctx.ui.warning(&format!("the VM's supervisor: {error}"));
+    // In a VM that is new and goes there is nothing to save by stopping in order.
+    let ended = if created { kill(ctx, name, launch).await } else { stop(ctx, name, launch, interrupts).await };
+    if let Err(fault) = ended {
+        ctx.ui.warning(&fault.message);
     }
     if created {
         show_why(ctx, &vm, &mut fault, console);

@@ -1,4 +1,5 @@
-//! The signals by which a person or a service manager ends a command.
+//! The signals by which a person or a service manager ends a command. Who hears them must go on hearing: once they are
+//! heard they no longer end the process by themselves.
 
 use mvm_core::Fault;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,7 +12,7 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    /// From now on the signals no longer end the process by themselves.
+    /// From now on, for the whole command: what comes while nobody asks is kept for the next one who does.
     pub(crate) fn hear() -> Result<Self, Fault> {
         let hear = |kind| signal(kind).map_err(|e| Fault::unexpected("cannot listen for signals", &e));
         Ok(Self {
@@ -28,5 +29,10 @@ impl Interrupts {
             _ = self.term.recv() => SignalKind::terminate().as_raw_value(),
             _ = self.hup.recv() => SignalKind::hangup().as_raw_value(),
         }
+    }
+
+    /// The end of the command that the next one asks for. Cancel-safe.
+    pub(crate) async fn fault(&mut self) -> Fault {
+        Fault::interrupted(u8::try_from(self.next().await).unwrap_or_default())
     }
 }

@@ -93,7 +93,7 @@ impl Ui {
         if let Some(hint) = &fault.hint {
             let _ = writeln!(io::stderr().lock(), "hint: {hint}");
         }
-        ExitCode::from(fault.kind.exit_code())
+        ExitCode::from(fault.exit_code())
     }
 
     /// Whether a line that changes would be seen.

@@ -140,7 +140,7 @@ pub struct VmDirs {
 }
 
 impl VmDirs {
-    /// The folder whose presence says that the name is taken.
+    /// The folder whose presence says that the name is taken. Its supervisor holds it (flock) for as long as it lives.
     pub fn share(&self) -> &Path {
         &self.share
     }
@@ -163,10 +163,6 @@ impl VmDirs {
     /// The keys of the guest channel; 0600.
     pub fn keys(&self) -> PathBuf {
         self.share.join("keys.json")
-    }
-    /// Held (flock) by the supervisor for as long as it lives.
-    pub fn lock(&self) -> PathBuf {
-        self.share.join("lock")
     }
     /// The writable layer: user data.
     pub fn writable_layer(&self) -> PathBuf {

@@ -72,12 +72,25 @@ pub struct Fault {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The signal that ended the command before it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
 }
 
 impl Fault {
     /// A fault made on the spot.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, signal: None }
+    }
+
+    /// A signal came before the command was done.
+    pub fn interrupted(signal: u8) -> Self {
+        Self { signal: Some(signal), ..Self::new(ErrorKind::Unexpected, "interrupted") }
+    }
+
+    /// The process exit code: the kind's, or 128 + n after signal n, as a shell shows it.
+    pub fn exit_code(&self) -> u8 {
+        self.signal.map_or(self.kind.exit_code(), |signal| 128_u8.saturating_add(signal))
     }
 
     /// Adds advice.
@@ -102,7 +115,7 @@ impl fmt::Display for Fault {
 // Deliberately no `std::error::Error`: so that every `Diagnostic` converts by `?` without overlap.
 impl<E: Diagnostic + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
-        Self { kind: error.kind(), message: chain(&error), hint: error.hint() }
+        Self { kind: error.kind(), message: chain(&error), hint: error.hint(), signal: None }
     }
 }
 
@@ -130,6 +143,12 @@ mod tests {
         for (kind, code) in ErrorKind::ALL.into_iter().zip(1u8..) {
             assert_eq!(kind.exit_code(), code);
         }
+    }
+
+    #[test]
+    fn after_a_signal_the_code_is_a_shells() {
+        assert_eq!(Fault::interrupted(15).exit_code(), 143);
+        assert_eq!(Fault::new(ErrorKind::Busy, "m").exit_code(), 4);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use crate::draft::{Draft, once};
 use crate::error::ImageError;
 use crate::ext4::MakeExt4;
+use crate::stop::Stop;
 use mvm_core::{Dirs, GuestConfig, labels};
 use std::fs;
 use std::io::Write;
@@ -23,7 +24,7 @@ const BLOCK: usize = 4096;
 const LAYOUT: u32 = 1;
 
 /// Writes the config drive of one start, readable by its owner only, whole or not at all.
-pub fn write_config_drive(dirs: &Dirs, dest: &Path, config: &GuestConfig) -> Result<(), ImageError> {
+pub fn write_config_drive(dirs: &Dirs, dest: &Path, config: &GuestConfig, stop: &Stop) -> Result<(), ImageError> {
     let mut text = serde_json::to_vec(config).map_err(|e| ImageError::io("write", dest)(e.into()))?;
     if text.len() > CAPACITY {
         return Err(ImageError::ConfigTooLarge { bytes: text.len(), most: CAPACITY });
@@ -36,8 +37,8 @@ pub fn write_config_drive(dirs: &Dirs, dest: &Path, config: &GuestConfig) -> Res
         let places = places(&drive)?;
         Some((drive, places))
     };
-    let (mut drive, places) = once(&layers, find, || {
-        make_template(&layers, &path)?;
+    let (mut drive, places) = once(&layers, stop, find, || {
+        make_template(&layers, &path, stop)?;
         find().ok_or_else(|| ImageError::MakeFs {
             program: "mke2fs",
             path: path.clone(),
@@ -52,7 +53,7 @@ pub fn write_config_drive(dirs: &Dirs, dest: &Path, config: &GuestConfig) -> Res
     draft.finish()
 }
 
-fn make_template(layers: &Path, path: &Path) -> Result<(), ImageError> {
+fn make_template(layers: &Path, path: &Path, stop: &Stop) -> Result<(), ImageError> {
     let staging = tempfile::Builder::new()
         .prefix(crate::draft::PREFIX)
         .tempdir_in(layers)
@@ -74,7 +75,7 @@ fn make_template(layers: &Path, path: &Path) -> Result<(), ImageError> {
         inodes: Some(16),
         journal: None,
     };
-    make.write(path)
+    make.write(path, stop)
 }
 
 /// What a block of the template's `config.json` begins with.

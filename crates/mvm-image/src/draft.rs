@@ -1,6 +1,7 @@
 //! Files and folders that appear whole or not at all, and are made once however many ask for them at once.
 
 use crate::error::ImageError;
+use crate::stop::Stop;
 use rustix::fs::FlockOperation;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -22,11 +23,16 @@ pub(crate) struct Draft<'a> {
     finished: bool,
 }
 
+/// Where a draft of this file lies; there is one only while it is written, or after a writer was killed.
+pub fn draft_of(dest: &Path) -> PathBuf {
+    let mut name = dest.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".new");
+    dest.with_file_name(name)
+}
+
 impl<'a> Draft<'a> {
     pub(crate) fn create(dest: &'a Path) -> Result<Self, ImageError> {
-        let mut name = dest.file_name().map(OsString::from).unwrap_or_default();
-        name.push(".new");
-        let path = dest.with_file_name(name);
+        let path = draft_of(dest);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ImageError::io("replace", path)(e)),
             _ => {}
@@ -54,6 +60,7 @@ impl Drop for Draft<'_> {
 /// the maker lives: the lock dies with it) and then finds it too. Drafts that killed makers left in `folder` are removed.
 pub(crate) fn once<T>(
     folder: &Path,
+    stop: &Stop,
     find: impl Fn() -> Option<T>,
     make: impl FnOnce() -> Result<T, ImageError>,
 ) -> Result<T, ImageError> {
@@ -66,8 +73,7 @@ pub(crate) fn once<T>(
     let lock = lock.map_err(ImageError::io("open", &path))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         tracing::info!(folder = %folder.display(), "waiting for another mvmctl that is making the same");
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))
-            .map_err(|e| ImageError::io("lock", &path)(e.into()))?;
+        wait_for(&lock, stop)?.map_err(ImageError::io("lock", &path))?;
     }
     if let Some(found) = find() {
         return Ok(found);
@@ -83,6 +89,22 @@ pub(crate) fn once<T>(
         }
     }
     make()
+}
+
+/// Waits for the lock. flock(2) cannot be told to give up, so a thread of its own waits, and is left behind where
+/// nobody wants the lock any more: it holds nothing but the lock, if ever it gets it, and that for an instant.
+fn wait_for(lock: &File, stop: &Stop) -> Result<io::Result<()>, ImageError> {
+    let begin = || Ok((lock.try_clone()?, io::pipe()?));
+    let (lock, (locked, tell)) = match begin() {
+        Ok(begun) => begun,
+        Err(error) => return Ok(Err(error)),
+    };
+    let waiting = std::thread::spawn(move || {
+        let _tells_by_its_end = tell;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive)).map_err(io::Error::from)
+    });
+    stop.readable(&locked)?;
+    Ok(waiting.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waited died"))))
 }
 
 #[cfg(test)]
@@ -121,7 +143,7 @@ mod tests {
                         count.fetch_add(1, Ordering::SeqCst);
                         fs::write(&made, "").map_err(ImageError::io("write", &made))
                     };
-                    once(dir.path(), find, make).unwrap();
+                    once(dir.path(), &Stop::never(), find, make).unwrap();
                 });
             }
         });

@@ -89,6 +89,9 @@ pub enum ImageError {
         /// The images that there are.
         known: Vec<String>,
     },
+    /// Nobody wants it any more.
+    #[error("interrupted")]
+    Stopped,
     /// The system refused.
     #[error("cannot {action} {path:?}")]
     Io {
@@ -126,7 +129,7 @@ impl Diagnostic for ImageError {
             Self::ConfigTooLarge { .. } => ErrorKind::Usage,
             Self::Unusable { .. } | Self::MakeFs { .. } => ErrorKind::BuildFailed,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Denied,
-            Self::Io { .. } => ErrorKind::Unexpected,
+            Self::Stopped | Self::Io { .. } => ErrorKind::Unexpected,
         }
     }
 
@@ -153,7 +156,7 @@ impl Diagnostic for ImageError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("check who owns it and its mode".into())
             }
-            Self::MakeFs { .. } | Self::Io { .. } => None,
+            Self::Stopped | Self::MakeFs { .. } | Self::Io { .. } => None,
         }
     }
 }

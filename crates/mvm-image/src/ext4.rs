@@ -1,13 +1,15 @@
 //! ext4 file systems, made by mke2fs: from a folder, without root and without mounting anything.
 
 use crate::error::ImageError;
+use crate::parent_death::die_with_parent;
+use crate::stop::Stop;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 
 /// What every file system of ours has. `none` comes first: what the machine's own `mke2fs.conf` would add differs
 /// between distributions, and an older guest kernel may not know it.
@@ -32,7 +34,7 @@ pub(crate) struct MakeExt4<'a> {
 
 impl MakeExt4<'_> {
     /// Makes the file system at `dest`, whole or not at all, readable by its owner only.
-    pub(crate) fn write(&self, dest: &Path) -> Result<(), ImageError> {
+    pub(crate) fn write(&self, dest: &Path, stop: &Stop) -> Result<(), ImageError> {
         let folder = dest.parent().unwrap_or(Path::new("."));
         let draft = tempfile::Builder::new()
             .prefix(crate::draft::PREFIX)
@@ -60,9 +62,9 @@ impl MakeExt4<'_> {
             args.extend(["-d".into(), from.as_os_str().to_os_string()]);
         }
         args.push(draft.path().into());
-        run("mke2fs", "MVM_MKE2FS", &args, "", dest)?;
+        run("mke2fs", "MVM_MKE2FS", &args, "", dest, stop)?;
         if let Some(from) = self.from {
-            self.set_owners(from, draft.path(), dest)?;
+            self.set_owners(from, draft.path(), dest, stop)?;
         }
         // A template that a power cut emptied would be copied for years.
         draft.as_file().sync_all().map_err(ImageError::io("write", dest))?;
@@ -72,7 +74,7 @@ impl MakeExt4<'_> {
 
     /// mke2fs keeps the user and group ids of the files that it copies: those of whoever runs mvmctl. debugfs, its
     /// sister, sets them right; where root runs mvmctl there is little or nothing to do.
-    fn set_owners(&self, from: &Path, image: &Path, dest: &Path) -> Result<(), ImageError> {
+    fn set_owners(&self, from: &Path, image: &Path, dest: &Path, stop: &Stop) -> Result<(), ImageError> {
         let mut commands = String::new();
         let mut open = vec![from.to_path_buf()];
         while let Some(dir) = open.pop() {
@@ -96,7 +98,7 @@ impl MakeExt4<'_> {
             return Ok(());
         }
         let args = ["-w", "-f", "-"].map(OsString::from).into_iter().chain([image.into()]).collect::<Vec<_>>();
-        let said = run("debugfs", "MVM_DEBUGFS", &args, &commands, dest)?;
+        let said = run("debugfs", "MVM_DEBUGFS", &args, &commands, dest, stop)?;
         // debugfs ends with 0 whatever happens; beyond its banner it says what went wrong.
         match said.lines().find(|l| !l.is_empty() && !l.starts_with("debugfs ")) {
             None => Ok(()),
@@ -108,18 +110,26 @@ impl MakeExt4<'_> {
 }
 
 /// Runs one of e2fsprogs' programs and gives back what it said on stderr.
-fn run(program: &'static str, var: &str, args: &[OsString], input: &str, dest: &Path) -> Result<String, ImageError> {
+fn run(
+    program: &'static str,
+    var: &str,
+    args: &[OsString],
+    input: &str,
+    dest: &Path,
+    stop: &Stop,
+) -> Result<String, ImageError> {
     let failed = |detail: String| ImageError::MakeFs { program, path: dest.into(), detail };
-    let mut child = Command::new(find_program(program, var)?)
+    let mut command = Command::new(find_program(program, var)?);
+    command
         .args(args)
         // Its own configuration file would make images differ from machine to machine.
         .env("MKE2FS_CONFIG", "/dev/null")
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed(format!("cannot be run: {e}")))?;
+        .stderr(Stdio::piped());
+    die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(|e| failed(format!("cannot be run: {e}")))?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {
             // It ended before it read everything: its exit code tells why.
@@ -127,13 +137,33 @@ fn run(program: &'static str, var: &str, args: &[OsString], input: &str, dest: &
             _ => {}
         }
     }
-    let done = child.wait_with_output().map_err(|e| failed(e.to_string()))?;
-    let said = String::from_utf8_lossy(&done.stderr).trim().to_string();
-    if done.status.success() {
+    let mut said = Vec::new();
+    if let Some(stderr) = &mut child.stderr
+        && let Err(error) = read_to_end(stderr, &mut said, stop)
+    {
+        // It may have ended by itself in this moment.
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(if let ImageError::Stopped = error { error } else { failed(error.to_string()) });
+    }
+    let status = child.wait().map_err(|e| failed(e.to_string()))?;
+    let said = String::from_utf8_lossy(&said).trim().to_string();
+    if status.success() {
         return Ok(said);
     }
     let detail = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
-    Err(failed(if detail.is_empty() { done.status.to_string() } else { detail }))
+    Err(failed(if detail.is_empty() { status.to_string() } else { detail }))
+}
+
+fn read_to_end(from: &mut ChildStderr, into: &mut Vec<u8>, stop: &Stop) -> Result<(), ImageError> {
+    let mut buffer = [0; 4096];
+    loop {
+        stop.readable(from)?;
+        match from.read(&mut buffer).map_err(ImageError::io("read", "what it says"))? {
+            0 => return Ok(()),
+            n => into.extend_from_slice(&buffer[..n]),
+        }
+    }
 }
 
 fn find_program(program: &'static str, var: &str) -> Result<PathBuf, ImageError> {
@@ -182,7 +212,7 @@ mod tests {
             inodes: Some(64),
             journal: None,
         };
-        make.write(&image).unwrap();
+        make.write(&image, &Stop::never()).unwrap();
         let owner = |path: &str| {
             let stat = debugfs(&image, &format!("stat {path}"));
             let line = stat.lines().find(|l| l.starts_with("User:")).unwrap().to_string();
@@ -203,7 +233,7 @@ mod tests {
         fs::create_dir(&out).unwrap();
         let make =
             MakeExt4 { label: "x", size: 1 << 20, from: Some(&from), owners: &[], inodes: Some(16), journal: None };
-        let error = make.write(&out.join("i.ext4")).unwrap_err();
+        let error = make.write(&out.join("i.ext4"), &Stop::never()).unwrap_err();
         assert!(matches!(&error, ImageError::MakeFs { detail, .. } if detail.contains("block")), "{error}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
     }

@@ -3,6 +3,7 @@
 use crate::draft::{Draft, once};
 use crate::error::ImageError;
 use crate::ext4::MakeExt4;
+use crate::stop::Stop;
 use mvm_core::{Dirs, labels};
 use rustix::fs::SeekFrom;
 use std::fs::File;
@@ -19,11 +20,12 @@ const JOURNAL: u32 = 32;
 const LAYOUT: u32 = 2;
 
 /// Makes a VM's writable layer at `dest`, whole or not at all, readable by its owner only.
-pub fn writable_layer(dirs: &Dirs, dest: &Path) -> Result<(), ImageError> {
+pub fn writable_layer(dirs: &Dirs, dest: &Path, stop: &Stop) -> Result<(), ImageError> {
     let layers = dirs.layers();
     let path = layers.join(format!("{}G-v{LAYOUT}.ext4", LAYER_SIZE >> 30));
     let template = once(
         &layers,
+        stop,
         || File::open(&path).ok(),
         || {
             let make = MakeExt4 {
@@ -34,7 +36,7 @@ pub fn writable_layer(dirs: &Dirs, dest: &Path) -> Result<(), ImageError> {
                 inodes: None,
                 journal: Some(JOURNAL),
             };
-            make.write(&path)?;
+            make.write(&path, stop)?;
             File::open(&path).map_err(ImageError::io("read", &path))
         },
     )?;

@@ -14,14 +14,18 @@ mod image;
 mod kernel;
 mod layer;
 mod modules;
+mod parent_death;
+mod stop;
 mod strip;
 mod superblock;
 mod unpack;
 
 pub use builtin::{ensure_builtin, find_guest_binary};
 pub use config_drive::write_config_drive;
+pub use draft::draft_of;
 pub use error::ImageError;
 pub use image::{Image, list_images, resolve_image};
 pub use kernel::GuestKernel;
 pub use layer::{LAYER_SIZE, writable_layer};
+pub use stop::{Stop, Stopper, stoppable};
 pub use unpack::{UnpackError, decompress, vmlinux_from_bzimage};

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Home, cat, check_fs, names, stat, stock_kernel};
 use mvm_core::{AccessPolicy, Diagnostic, ErrorKind, GuestManifest, KernelFormat};
-use mvm_image::{GuestKernel, Image, ensure_builtin};
+use mvm_image::{GuestKernel, Image, Stop, ensure_builtin};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
 fn it_is_a_good_image_with_everything_in_it() {
     let home = Home::new();
     let guest = guest(&home, "guest");
-    let folder = ensure_builtin(&home.dirs, &guest, &kernel()).unwrap();
+    let folder = ensure_builtin(&home.dirs, &guest, &kernel(), &Stop::never()).unwrap();
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o755);
     let image = Image::open(&folder).unwrap();
     let x86 = std::env::consts::ARCH == "x86_64";
@@ -118,24 +118,24 @@ fn the_second_time_nothing_is_made_or_read() {
     let home = Home::new();
     let guest = guest(&home, "guest");
     let kernel = kernel();
-    let folder = ensure_builtin(&home.dirs, &guest, &kernel).unwrap();
+    let folder = ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap();
     let inode = |p: &Path| fs::metadata(p).map(|m| (m.ino(), m.ctime(), m.ctime_nsec())).unwrap();
     let before = (inode(&folder), inode(&home.dirs.images()));
-    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     assert_eq!((inode(&folder), inode(&home.dirs.images())), before, "something was written");
     // The same content under a new time is the same image.
     let bytes = fs::read(&guest).unwrap();
     fs::write(&guest, &bytes).unwrap();
-    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     assert_eq!(images(&home).len(), 1);
     // Another content is another one, and the first is still there.
     let mut other = bytes.clone();
     *other.last_mut().unwrap() ^= 1;
     fs::write(&guest, other).unwrap();
-    assert_ne!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_ne!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     assert_eq!(images(&home).len(), 2);
     fs::write(&guest, &bytes).unwrap();
-    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     assert_eq!(inode(&folder), before.0);
 }
 
@@ -148,8 +148,9 @@ fn twenty_at_once_assemble_one_and_remove_what_a_killed_one_left() {
     fs::create_dir_all(draft.join("root/bin")).unwrap();
     fs::write(draft.join("rootfs.ext4"), "half").unwrap();
     let folders = std::thread::scope(|scope| {
-        let all: Vec<_> =
-            (0..20).map(|_| scope.spawn(|| ensure_builtin(&home.dirs, &guest, &kernel).unwrap())).collect();
+        let all: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap()))
+            .collect();
         all.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(folders.iter().all(|f| *f == folders[0]));
@@ -164,12 +165,12 @@ fn a_damaged_image_is_assembled_anew() {
     let home = Home::new();
     let guest = guest(&home, "guest");
     let kernel = kernel();
-    let folder = ensure_builtin(&home.dirs, &guest, &kernel).unwrap();
+    let folder = ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap();
     fs::remove_file(folder.join("rootfs.ext4")).unwrap();
-    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     Image::open(&folder).unwrap();
     fs::remove_dir_all(&folder).unwrap();
-    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel).unwrap(), folder);
+    assert_eq!(ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap(), folder);
     Image::open(&folder).unwrap();
     assert_eq!(images(&home).len(), 1);
 }
@@ -181,7 +182,7 @@ fn a_kernel_without_modules_is_told_by_its_configuration() {
     let config = home.root.path().join("config");
     fs::write(&config, "CONFIG_VIRTIO_MMIO=y\nCONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y\n").unwrap();
     let kernel = GuestKernel { modules: None, config: Some(config), ..kernel() };
-    let image = Image::open(&ensure_builtin(&home.dirs, &guest, &kernel).unwrap()).unwrap();
+    let image = Image::open(&ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap()).unwrap();
     assert_eq!(image.manifest().cmdline, "acpi=off");
     let entries = entries(&fs::read(image.initrd().unwrap()).unwrap());
     assert!(!entries.iter().any(|(n, ..)| n.starts_with("modules/")));
@@ -200,7 +201,7 @@ fn what_cannot_be_assembled_leaves_nothing() {
         (GuestKernel { modules: Some(empty), ..kernel() }, "neither modules.dep nor modules.order"),
         (GuestKernel { file: "/nonexistent".into(), ..kernel() }, "/nonexistent"),
     ] {
-        let error = ensure_builtin(&home.dirs, &guest, &kernel).unwrap_err();
+        let error = ensure_builtin(&home.dirs, &guest, &kernel, &Stop::never()).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
         assert_eq!(images(&home).len(), 0);
         assert!([ErrorKind::BuildFailed, ErrorKind::Unexpected].contains(&error.kind()), "{error}");

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Home, cat, check_fs, config, dirs_in, names, stat};
 use mvm_core::{Diagnostic, ErrorKind, Fault, GuestConfig};
-use mvm_image::{GuestKernel, LAYER_SIZE, ensure_builtin, writable_layer, write_config_drive};
+use mvm_image::{GuestKernel, LAYER_SIZE, Stop, ensure_builtin, writable_layer, write_config_drive};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn a_config_drive_holds_the_configuration_and_nothing_of_the_one_before() {
     let mut first = config(&"f1".repeat(32));
     first.env.insert("LONG".into(), "x".repeat(100_000));
     for config in [first, config(&"5e".repeat(32))] {
-        write_config_drive(&home.dirs, &dest, &config).unwrap();
+        write_config_drive(&home.dirs, &dest, &config, &Stop::never()).unwrap();
         check_fs(&dest);
         assert_eq!(label(&dest), "mvm-config");
         let read: GuestConfig = serde_json::from_slice(&cat(&dest, "/config.json")).unwrap();
@@ -46,11 +46,11 @@ fn a_config_drive_holds_the_configuration_and_nothing_of_the_one_before() {
 fn a_damaged_template_is_made_again() {
     let home = Home::new();
     let dest = home.root.path().join("config.ext4");
-    write_config_drive(&home.dirs, &dest, &config("1")).unwrap();
+    write_config_drive(&home.dirs, &dest, &config("1"), &Stop::never()).unwrap();
     let template = home.dirs.layers().join("config-v1.ext4");
     for damage in [&b""[..], &[0; 1 << 20]] {
         fs::write(&template, damage).unwrap();
-        write_config_drive(&home.dirs, &dest, &config("2")).unwrap();
+        write_config_drive(&home.dirs, &dest, &config("2"), &Stop::never()).unwrap();
         check_fs(&dest);
     }
 }
@@ -60,7 +60,7 @@ fn too_much_configuration_is_refused() {
     let home = Home::new();
     let mut config = config("1");
     config.env.insert("HUGE".into(), "x".repeat(300_000));
-    let error = write_config_drive(&home.dirs, &home.root.path().join("c"), &config).unwrap_err();
+    let error = write_config_drive(&home.dirs, &home.root.path().join("c"), &config, &Stop::never()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(error.hint().unwrap().contains("-e"));
     assert!(!home.root.path().join("c").exists());
@@ -71,7 +71,7 @@ fn a_writable_layer_is_sound_sparse_and_ready() {
     let home = Home::new();
     for name in ["a.ext4", "b.ext4"] {
         let dest = home.root.path().join(name);
-        writable_layer(&home.dirs, &dest).unwrap();
+        writable_layer(&home.dirs, &dest, &Stop::never()).unwrap();
         let meta = fs::metadata(&dest).unwrap();
         assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (LAYER_SIZE, 0o600));
         assert!(meta.blocks() * 512 < 1 << 20, "takes {} bytes of the disk", meta.blocks() * 512);
@@ -93,8 +93,14 @@ fn twenty_first_starts_at_once() {
         for n in 0..20 {
             let home = &home;
             scope.spawn(move || {
-                writable_layer(&home.dirs, &home.root.path().join(format!("{n}.rw"))).unwrap();
-                write_config_drive(&home.dirs, &home.root.path().join(format!("{n}.config")), &config("1")).unwrap();
+                writable_layer(&home.dirs, &home.root.path().join(format!("{n}.rw")), &Stop::never()).unwrap();
+                write_config_drive(
+                    &home.dirs,
+                    &home.root.path().join(format!("{n}.config")),
+                    &config("1"),
+                    &Stop::never(),
+                )
+                .unwrap();
             });
         }
     });
@@ -136,20 +142,20 @@ fn a_full_disk_is_told_and_nothing_is_left() {
     // The VM's folder is on the full disk, the cache is not; a config drive of before stays as it was.
     let disk = Disk::mount(home.root.path().join("vm"), "1100k");
     let dest = disk.0.join("config.ext4");
-    write_config_drive(&home.dirs, &dest, &config("before")).unwrap();
+    write_config_drive(&home.dirs, &dest, &config("before"), &Stop::never()).unwrap();
     let before = fs::read(&dest).unwrap();
-    full(write_config_drive(&home.dirs, &dest, &config("after")), &dest);
+    full(write_config_drive(&home.dirs, &dest, &config("after"), &Stop::never()), &dest);
     assert_eq!(names(&disk.0), ["config.ext4"]);
     assert!(fs::read(&dest).unwrap() == before);
     let dest = disk.0.join("rw.ext4");
-    full(writable_layer(&home.dirs, &dest), &dest);
+    full(writable_layer(&home.dirs, &dest, &Stop::never()), &dest);
     assert_eq!(names(&disk.0), ["config.ext4"]);
     // The cache is on the full disk.
     let disk = Disk::mount(home.root.path().join("home"), "64k");
     let dirs = dirs_in(&disk.0);
-    full(write_config_drive(&dirs, &home.root.path().join("c"), &config("1")), &dirs.layers());
+    full(write_config_drive(&dirs, &home.root.path().join("c"), &config("1"), &Stop::never()), &dirs.layers());
     assert_eq!(names(&dirs.layers()), [".lock"]);
-    full(writable_layer(&dirs, &home.root.path().join("rw")), &dirs.layers());
+    full(writable_layer(&dirs, &home.root.path().join("rw"), &Stop::never()), &dirs.layers());
     assert_eq!(names(&dirs.layers()), [".lock"]);
     // There is room for the kernel of a built-in image, but not for all of it.
     let disk = Disk::mount(home.root.path().join("images"), "45m");
@@ -159,7 +165,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
     let file = boot.into_iter().find(|p| p.file_name().unwrap().to_string_lossy().starts_with("vmlinuz")).unwrap();
     let kernel = GuestKernel { file, release: None, modules: None, config: None };
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new).into_iter().find(|p| p.is_file()).unwrap();
-    full(ensure_builtin(&dirs, busybox, &kernel).map(|_| ()), &dirs.images());
+    full(ensure_builtin(&dirs, busybox, &kernel, &Stop::never()).map(|_| ()), &dirs.images());
     assert_eq!(names(&dirs.images()), [".lock"]);
     assert!(!home.root.path().join("c").exists() && !home.root.path().join("rw").exists());
 }

@@ -94,17 +94,21 @@ impl ControlClient {
         Ok(Self { stream: BufReader::new(unix::connect(&vm.control_socket())?) })
     }
 
-    /// Stops the VM, and returns when its supervisor is gone as well: nothing of it is left then.
-    pub async fn stop(mut self, grace_ms: u64) -> Result<(), ControlError> {
+    /// Stops the VM, and returns when its supervisor is gone as well: nothing of it is left then. The last record, unless
+    /// the supervisor ended before it could tell it.
+    pub async fn stop(mut self, grace_ms: u64) -> Result<Option<VmRecord>, ControlError> {
         #[cfg(target_os = "linux")]
         let process = supervisor(self.stream.get_ref());
-        match self.ask(&ControlRequest::Stop { grace_ms }).await {
-            Ok(_) => {}
+        let record = match self.ask(&ControlRequest::Stop { grace_ms }).await {
+            Ok(record) => Some(record),
             // It ended before its answer was on the way.
             Err(ControlError::Io(e))
-                if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
+                if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
+            {
+                None
+            }
             Err(error) => return Err(error),
-        }
+        };
         #[cfg(target_os = "linux")]
         if let Ok(process) = process {
             // Readable once the process has ended (pidfd_open(2)).
@@ -114,7 +118,7 @@ impl ControlClient {
             };
             tokio::task::spawn_blocking(ended).await.map_err(io::Error::other)?.map_err(io::Error::from)?;
         }
-        Ok(())
+        Ok(record)
     }
 
     /// Asks once and waits for the answer.

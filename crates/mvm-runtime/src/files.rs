@@ -48,6 +48,21 @@ pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes every file of a folder but one; a folder that is not there is fine.
+pub(crate) fn keep_only(file: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(file.parent().unwrap_or(Path::new("."))) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path != file {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file; one that is not there is fine.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

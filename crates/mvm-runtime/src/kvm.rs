@@ -33,7 +33,9 @@ pub(crate) async fn runs(dirs: &Dirs) -> bool {
 async fn try_in_child() -> bool {
     let Ok(program) = std::env::current_exe() else { return false };
     let mut command = Command::new(program);
-    command.arg(SUBCOMMAND).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command.arg(SUBCOMMAND).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // It hangs where KVM does: whoever kills us must not have to kill it too.
+    crate::child::die_with_parent(&mut command);
     match tokio::time::timeout(DEADLINE, command.status()).await {
         Ok(Ok(status)) => status.success(),
         _ => false,

@@ -1,17 +1,21 @@
-//! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock that a
-//! supervisor holds says that the VM lives. Nothing else is believed.
+//! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock on that folder,
+//! which a supervisor holds, says that the VM lives. Nothing else is believed.
 
 use crate::files;
 use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, VmDirs, VmName, VmRecord, VmSpec, VmState};
 use mvm_protocol::ChannelKeys;
-use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{FlockOperation, RenameFlags};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// How the names of folders begin that are not yet a VM, and that no longer are one.
 const DRAFT: &str = ".new-";
 const GRAVE: &str = ".gone-";
+/// How the names of the GC roots of the last `build` begin.
+const LAST_BUILD: &str = ".last-build";
 
 /// The VMs of one user.
 #[derive(Debug, Clone)]
@@ -114,7 +118,6 @@ impl Registry {
             let keys = ChannelKeys::generate().map_err(|e| io::Error::other(e.to_string()))?;
             files::write_json(&name_of(vm.keys()), &keys)?;
             files::write_json(&name_of(vm.spec()), spec)?;
-            File::create(name_of(vm.lock()))?;
             furnish(draft.path())
         };
         write().map_err(io_error("write to", draft.path()))?;
@@ -156,13 +159,13 @@ impl Registry {
 
     /// Every VM, by name. Folders that are no VM's are passed over.
     pub fn list(&self) -> Result<Vec<Snapshot>, RegistryError> {
+        self.sweep();
         let vms = self.dirs.vms();
         let entries = match std::fs::read_dir(&vms) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(io_error("read", &vms)(e)),
         };
-        self.sweep();
         let mut names: Vec<VmName> = entries
             .filter_map(|e| e.ok()?.file_name().into_string().ok())
             .filter_map(|n| VmName::new(n).ok())
@@ -184,13 +187,19 @@ impl Registry {
         is_locked(&self.vm(name))
     }
 
+    /// The GC root of the last `build` that named none.
+    pub fn last_build(&self) -> PathBuf {
+        self.dirs.gc_roots().join(LAST_BUILD)
+    }
+
     /// Takes the VM's lock, as its supervisor does for as long as it lives.
     pub fn lock(&self, name: &VmName) -> Result<File, RegistryError> {
-        let path = self.vm(name).lock();
-        let file = match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(rustix::io::Errno::NOENT) => return Err(RegistryError::NotFound(name.to_string())),
-            Err(e) => return Err(io_error("open", &path)(e.into())),
+        let vm = self.vm(name);
+        let path = vm.share();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(RegistryError::NotFound(name.to_string())),
+            Err(e) => return Err(io_error("open", path)(e)),
         };
         let take = |how| rustix::fs::flock(&file, how);
         let taken = match take(FlockOperation::NonBlockingLockExclusive) {
@@ -201,10 +210,20 @@ impl Registry {
             done => done,
         };
         match taken {
+            // It may have been removed while we waited.
+            Ok(()) if !is_at(&file, path) => Err(RegistryError::NotFound(name.to_string())),
             Ok(()) => Ok(file),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(RegistryError::Running(name.to_string())),
-            Err(e) => Err(io_error("lock", &path)(e.into())),
+            Err(e) => Err(io_error("lock", path)(e.into())),
         }
+    }
+
+    /// Shares the folder of GC roots of builds for as long as the file is kept: what lies there while nobody does was
+    /// left by a build that was killed.
+    pub fn building(&self) -> Result<File, RegistryError> {
+        let roots = self.dirs.gc_roots();
+        files::private_dir(&roots).map_err(io_error("make", &roots))?;
+        share(&roots).map_err(io_error("lock", &roots))
     }
 
     /// Removes a VM that does not run, and everything it owns.
@@ -227,38 +246,45 @@ impl Registry {
         files::remove_dir(&grave).map_err(io_error("remove", &grave))
     }
 
-    /// Removes what commands that were killed left half made or half removed. Whoever makes or removes a VM shares
-    /// the lock of the folder, so what is there when nobody does is nobody's. Best effort: the next command tries too.
+    /// Removes what commands that were killed left half made or half removed. Whoever makes or removes a VM, or builds
+    /// for one, shares the lock of the folder, so what is there when nobody does is nobody's. Best effort: the next
+    /// command tries too.
     fn sweep(&self) {
-        let vms = self.dirs.vms();
-        let left = |name: &std::ffi::OsStr| {
-            [DRAFT, GRAVE].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
-        };
-        let Ok(folder) = File::open(&vms) else { return };
-        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return;
-        }
-        for entry in std::fs::read_dir(&vms).into_iter().flatten().flatten().filter(|e| left(&e.file_name())) {
-            if let Err(error) = files::remove_dir(&entry.path()) {
-                tracing::warn!(%error, "what a killed command left cannot be removed");
-            }
+        let begins = |name: &OsStr, prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        sweep_folder(&self.dirs.vms(), |name| [DRAFT, GRAVE].iter().any(|prefix| begins(name, prefix)));
+        // The root of the last `build` stays until the next one.
+        sweep_folder(&self.dirs.gc_roots(), |name| !begins(name, LAST_BUILD));
+    }
+}
+
+fn sweep_folder(path: &Path, is_left: impl Fn(&OsStr) -> bool) {
+    let Ok(folder) = File::open(path) else { return };
+    if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten().filter(|e| is_left(&e.file_name())) {
+        let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        let done = if is_folder { files::remove_dir(&entry.path()) } else { files::remove_file(&entry.path()) };
+        if let Err(error) = done {
+            tracing::warn!(%error, "what a killed command left cannot be removed");
         }
     }
 }
 
-/// Shares the lock of the folder of all VMs, against [`Registry::sweep`].
-fn share(vms: &Path) -> io::Result<File> {
-    let folder = File::open(vms)?;
+/// Shares the lock of a folder, against [`Registry::sweep`].
+fn share(path: &Path) -> io::Result<File> {
+    let folder = File::open(path)?;
     rustix::fs::flock(&folder, FlockOperation::LockShared)?;
     Ok(folder)
 }
 
 /// Tidies up after a supervisor that died, while the caller sees to it that no other begins. Two may do so at once.
-/// The config drive holds the guest's key, so it goes as it does after an end in order. Best effort: a start does all
-/// of it again, and a reader without the right to write still gets the truth.
+/// The config drive holds the guest's key, so it goes as it does after an end in order, and whatever was half written
+/// with it. Best effort: a start does all of it again, and a reader without the right to write still gets the truth.
 fn settle(vm: &VmDirs, record: &VmRecord) {
     let done = files::remove_dir(vm.runtime())
-        .and_then(|()| files::remove_file(&vm.config_drive()))
+        .and_then(|()| files::keep_only(&vm.state()))
+        .and_then(|()| files::remove_file(&mvm_image::draft_of(&vm.writable_layer())))
         .and_then(|()| files::write_json(&vm.state(), record));
     if let Err(error) = done {
         tracing::warn!(%error, "what a dead supervisor left cannot be tidied up");
@@ -267,21 +293,30 @@ fn settle(vm: &VmDirs, record: &VmRecord) {
 
 /// Whether someone holds the lock.
 fn is_locked(vm: &VmDirs) -> Result<bool, RegistryError> {
-    Ok(vm.lock().exists() && idle(vm)?.is_none())
+    Ok(vm.share().exists() && idle(vm)?.is_none())
+}
+
+/// Whether the path still leads to this open folder.
+fn is_at(folder: &File, path: &Path) -> bool {
+    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    match (folder.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(there)) => place(open) == place(there),
+        _ => false,
+    }
 }
 
 /// The shared lock, which can be had only where no supervisor holds the VM, and none begins while it is kept.
 /// `None` where the VM lives, or is gone.
 fn idle(vm: &VmDirs) -> Result<Option<File>, RegistryError> {
-    let path = vm.lock();
-    let file = match File::open(&path) {
+    let path = vm.share();
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io_error("open", &path)(e)),
+        Err(e) => return Err(io_error("open", path)(e)),
     };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(e) => Err(io_error("lock", &path)(e.into())),
+        Err(e) => Err(io_error("lock", path)(e.into())),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Context;
 use crate::boot;
+use crate::interrupt::Interrupts;
 use mvm_core::{Fault, ImageManifest};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -35,12 +36,16 @@ struct Built<'b> {
 }
 
 pub(crate) async fn run(args: BuildArgs, ctx: &Context) -> Result<u8, Fault> {
-    let link = match args.out_link {
-        Some(link) => std::path::absolute(link).map_err(|e| Fault::unexpected("cannot find the link's place", &e))?,
-        None => ctx.dirs().gc_roots().join(".last-build"),
+    let (link, _building) = match args.out_link {
+        Some(link) => {
+            let link = std::path::absolute(link).map_err(|e| Fault::unexpected("cannot find the link's place", &e))?;
+            (link, None)
+        }
+        None => (ctx.registry.last_build(), Some(ctx.registry.building()?)),
     };
     let flake = args.flake.or(args.named).unwrap_or_default();
-    let (_, output) = boot::nix_build(ctx, &flake, &link).await?;
+    let mut interrupts = Interrupts::hear()?;
+    let (_, output) = boot::nix_build(ctx, &flake, &link, &mut interrupts).await?;
     let path = output.path.to_absolute_path();
     let image = match mvm_image::Image::open(path.as_ref()) {
         Ok(image) => image,

@@ -1,6 +1,7 @@
 //! `mvmctl console`.
 
 use crate::Context;
+use crate::interrupt::Interrupts;
 use crate::terminal::{self, RawMode};
 use mvm_core::{ErrorKind, Fault, VmName};
 use mvm_protocol::{ConsoleRequest, Control, Request};
@@ -38,6 +39,8 @@ pub(crate) async fn run(args: ConsoleArgs, ctx: &Context) -> Result<u8, Fault> {
         Ok(channel) => channel,
         Err(code) => return Ok(code),
     };
+    // Whatever ends us, the terminal is given back; the guest ends the shell when the channel ends.
+    let mut interrupts = Interrupts::hear()?;
     let (tell, controls) = mpsc::channel(8);
     let _raw = RawMode::enter()?;
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
@@ -46,6 +49,7 @@ pub(crate) async fn run(args: ConsoleArgs, ctx: &Context) -> Result<u8, Fault> {
     loop {
         tokio::select! {
             done = &mut running => return Ok(done?.shell_code()),
+            fault = interrupts.fault() => return Err(fault),
             _ = resized.recv() => { let _ = tell.send(Control::Resize(terminal::size())).await; }
         }
     }

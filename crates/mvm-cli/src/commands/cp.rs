@@ -75,7 +75,7 @@ pub(crate) async fn run(args: CpArgs, ctx: &Context) -> Result<u8, Fault> {
     };
     let done = tokio::select! {
         done = copy => done,
-        _ = interrupts.next() => Err(Fault::new(ErrorKind::Unexpected, "interrupted")),
+        fault = interrupts.fault() => Err(fault),
     };
     spinner.finish_and_clear();
     let TransferSummary { entries, bytes, skipped, skipped_names } = done?;

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use futures_util::future::join_all;
-use mvm_core::{Fault, VmName};
+use mvm_core::{ExitReason, Fault, VmName, VmRecord};
 use mvm_runtime::{ControlClient, RegistryError};
 
 /// Stop VMs in order
@@ -48,10 +48,12 @@ pub(super) fn every(ctx: &Context, done: Vec<Result<(), Fault>>) -> Result<u8, F
 
 async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool) -> Result<(), Fault> {
     ctx.registry.get(name)?;
-    if stop(ctx, name, grace_ms).await? {
-        ctx.ui.status(&format!("{name} is stopped"));
-    } else {
-        ctx.ui.status(&format!("{name} does not run"));
+    match stop(ctx, name, grace_ms).await? {
+        Stopped::Before => ctx.ui.status(&format!("{name} does not run")),
+        Stopped::Killed if grace_ms > 0 => {
+            ctx.ui.warning(&format!("{name} did not power off in time and was killed"));
+        }
+        Stopped::Now | Stopped::Killed => ctx.ui.status(&format!("{name} is stopped")),
     }
     match remove.then(|| ctx.registry.remove(name)) {
         // One that removes itself has done so.
@@ -60,16 +62,28 @@ async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool) -> Resu
     }
 }
 
-/// Stops a VM and waits for its end; tells whether it ran.
-pub(super) async fn stop(ctx: &Context, name: &VmName, grace_ms: u64) -> Result<bool, Fault> {
+/// What became of a VM that was to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// It did not run.
+    Before,
+    /// It has ended.
+    Now,
+    /// It has been killed.
+    Killed,
+}
+
+/// Stops a VM and waits for its end.
+pub(super) async fn stop(ctx: &Context, name: &VmName, grace_ms: u64) -> Result<Stopped, Fault> {
     if !ctx.registry.is_running(name)? {
-        return Ok(false);
+        return Ok(Stopped::Before);
     }
     let asked = async { ControlClient::connect(&ctx.registry.vm(name))?.stop(grace_ms).await };
     match asked.await {
-        Ok(()) => Ok(true),
+        Ok(Some(VmRecord { exit: Some(ExitReason::Killed), .. })) => Ok(Stopped::Killed),
+        Ok(_) => Ok(Stopped::Now),
         // It may have ended while it was asked.
-        Err(_) if !ctx.registry.is_running(name)? => Ok(true),
+        Err(_) if !ctx.registry.is_running(name)? => Ok(Stopped::Now),
         Err(error) => Err(error.into()),
     }
 }

@@ -54,7 +54,8 @@ pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
     let Some(name) = args.vm else {
         let name = boot::new_name()?;
         let wishes = Wishes { ephemeral: true, ..Wishes::default() };
-        boot::create(ctx, name.clone(), boot::built_in(ctx)?, wishes).await?;
+        let image = boot::built_in(ctx, &mut interrupts).await?;
+        boot::create(ctx, name.clone(), image, wishes, &mut interrupts).await?;
         let ready = boot::start(ctx, &name, BOOT_DEADLINE, true, &mut interrupts).await?;
         let done = command(ctx, &name, &request, stdin, &mut interrupts).await;
         // Nothing in it outlives it, so there is nothing to save by stopping in order.

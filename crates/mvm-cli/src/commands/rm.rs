@@ -1,6 +1,6 @@
 //! `mvmctl rm`.
 
-use super::down::{every, stop};
+use super::down::{Stopped, every, stop};
 use crate::Context;
 use mvm_core::{Fault, VmName};
 use mvm_runtime::RegistryError;
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: RmArgs, ctx: &Context) -> Result<u8, Fault> {
 }
 
 async fn remove(ctx: &Context, name: &VmName, force: bool) -> Result<(), Fault> {
-    let killed = force && stop(ctx, name, 0).await?;
+    let killed = force && stop(ctx, name, 0).await? != Stopped::Before;
     match ctx.registry.remove(name) {
         Err(RegistryError::NotFound(_)) if killed => Ok(()),
         done => Ok(done?),

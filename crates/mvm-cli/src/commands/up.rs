@@ -81,7 +81,8 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         },
         None => (boot::new_name()?, false),
     };
-    let mut interrupts;
+    // Heard before anything is made: a signal ends in the removal of what there is by then.
+    let mut interrupts = Interrupts::hear()?;
     if exists {
         if ctx.registry.is_running(&name)? {
             return Err(RegistryError::Running(name.to_string()).into());
@@ -94,14 +95,16 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             let hint = format!("`mvmctl start {name}` starts it as it is; `mvmctl rm {name}` removes it");
             return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
         }
-        interrupts = Interrupts::hear()?;
     } else {
         // Said before a build that may take long.
         args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
         let sourced = match (&args.flake, &args.image) {
-            (Some(flake), _) => boot::flake(ctx, flake, &ctx.dirs().gc_roots().join(name.as_str())).await?,
+            (Some(flake), _) => {
+                let link = ctx.dirs().gc_roots().join(name.as_str());
+                boot::flake(ctx, flake, &link, &mut interrupts).await?
+            }
             (None, Some(image)) => boot::folder(ctx, image)?,
-            (None, None) => boot::built_in(ctx)?,
+            (None, None) => boot::built_in(ctx, &mut interrupts).await?,
         };
         let wishes = Wishes {
             cpus: args.cpus,
@@ -111,9 +114,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             hypervisor: args.hypervisor,
             ephemeral: args.rm,
         };
-        // From the moment the VM is written down, a signal ends in its removal.
-        interrupts = Interrupts::hear()?;
-        boot::create(ctx, name.clone(), sourced, wishes).await?;
+        boot::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
     }
     let deadline = Duration::from_secs(args.boot_timeout);
     let ready = boot::start(ctx, &name, deadline, !exists, &mut interrupts).await?;

@@ -13,6 +13,7 @@ use crate::error::ImageError;
 use crate::ext4::MakeExt4;
 use crate::image::Image;
 use crate::kernel::GuestKernel;
+use crate::stop::Stop;
 use index::Index;
 use inputs::Inputs;
 use mvm_core::{
@@ -25,7 +26,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The folder of the built-in image, assembled where it is not there yet.
-pub fn ensure_builtin(dirs: &Dirs, guest: &Path, kernel: &GuestKernel) -> Result<PathBuf, ImageError> {
+pub fn ensure_builtin(dirs: &Dirs, guest: &Path, kernel: &GuestKernel, stop: &Stop) -> Result<PathBuf, ImageError> {
     let busybox = inputs::find_busybox()?;
     let images = dirs.images();
     let sources = [guest, busybox.as_path(), kernel.file.as_path()];
@@ -33,8 +34,9 @@ pub fn ensure_builtin(dirs: &Dirs, guest: &Path, kernel: &GuestKernel) -> Result
         let folder = images.join(Index::read(&images).find(&sources)?);
         Image::open(&folder).is_ok().then_some(folder)
     };
-    once(&images, find, || {
+    once(&images, stop, find, || {
         let inputs = Inputs::read(guest, &busybox, kernel)?;
+        stop.check()?;
         let name = format!("builtin-{}", inputs.digest());
         let folder = images.join(&name);
         if let Err(error) = Image::open(&folder) {
@@ -43,7 +45,7 @@ pub fn ensure_builtin(dirs: &Dirs, guest: &Path, kernel: &GuestKernel) -> Result
                 set_aside(&images, &folder)?;
             }
             tracing::info!(folder = %folder.display(), kernel = %kernel.file.display(), "assembling the built-in image");
-            assemble(&images, &folder, &inputs)?;
+            assemble(&images, &folder, &inputs, stop)?;
         }
         Index::remember(&images, &name, &inputs.stamps);
         Ok(folder)
@@ -57,11 +59,13 @@ fn set_aside(images: &Path, folder: &Path) -> Result<(), ImageError> {
     fs::rename(folder, aside.path().join("damaged")).map_err(ImageError::io("set aside", folder))
 }
 
-fn assemble(images: &Path, folder: &Path, inputs: &Inputs) -> Result<(), ImageError> {
+fn assemble(images: &Path, folder: &Path, inputs: &Inputs, stop: &Stop) -> Result<(), ImageError> {
     let draft = tempfile::Builder::new().prefix(draft::PREFIX).tempdir_in(images);
     let draft = draft.map_err(ImageError::io("write to", images))?;
     let at = |name: &str| draft.path().join(name);
+    stop.check()?;
     let (kernel, format) = inputs.unpacked_kernel()?;
+    stop.check()?;
     write(&at("kernel"), |out| out.write_all(&kernel))?;
     write(&at("initrd.cpio"), |out| write_initrd(out, &inputs.guest, &inputs.modules))?;
     let root = tempfile::Builder::new().prefix(draft::PREFIX).tempdir_in(images);
@@ -76,7 +80,7 @@ fn assemble(images: &Path, folder: &Path, inputs: &Inputs) -> Result<(), ImageEr
         // Nobody writes to it.
         journal: None,
     };
-    make.write(&at("rootfs.ext4"))?;
+    make.write(&at("rootfs.ext4"), stop)?;
     let manifest = ImageManifest {
         schema: IMAGE_SCHEMA,
         name: "built-in".into(),

@@ -82,7 +82,8 @@ impl Launch {
     pub async fn abandon(self) -> io::Result<()> {
         let Self { mut child, word, mut events } = self;
         drop(word);
-        while read_line::<LaunchEvent>(&mut events).await?.is_some() {}
+        // Not by lines: one that was read in part when a signal came has lost its beginning.
+        tokio::io::copy(&mut events, &mut tokio::io::sink()).await?;
         child.wait().await.map(|_| ())
     }
 }

@@ -62,8 +62,9 @@ pub async fn supervise(dirs: Dirs, options: SuperviseOptions) -> bool {
     record.started_ms = Some(clock::now_ms());
     record.since_ms = clock::now_ms();
     record.supervisor_pid = Some(std::process::id());
-    let (record, fault, waiting) = match Supervisor::assemble(&registry, &vm, &mut record).await {
-        Ok(assembled) => Supervisor::new(vm.clone(), record, assembled).run(options.boot_deadline).await,
+    let mut parent = launch::parent();
+    let (record, fault, waiting) = match Supervisor::assemble(&registry, &vm, &mut record, &mut parent).await {
+        Ok(assembled) => Supervisor::new(vm.clone(), record, assembled).run(options.boot_deadline, parent).await,
         Err(fault) => {
             record.state = VmState::Failed;
             record.exit = Some(ExitReason::BootFailed);
@@ -152,7 +153,12 @@ enum Wake {
 }
 
 impl Supervisor {
-    async fn assemble(registry: &Registry, vm: &VmDirs, record: &mut VmRecord) -> Result<Assembled, Fault> {
+    async fn assemble(
+        registry: &Registry,
+        vm: &VmDirs,
+        record: &mut VmRecord,
+        parent: &mut mpsc::Receiver<Parent>,
+    ) -> Result<Assembled, Fault> {
         fn cannot(what: &'static str) -> impl Fn(io::Error) -> Fault {
             move |e| match e.kind() {
                 io::ErrorKind::StorageFull => {
@@ -168,6 +174,7 @@ impl Supervisor {
         files::remove_dir(vm.runtime())
             .and_then(|()| files::private_dir(vm.runtime()))
             .map_err(cannot("cannot make the folder for sockets"))?;
+        files::keep_only(&vm.state()).map_err(cannot("cannot tidy up the VM's folder"))?;
         files::write_json(&vm.state(), record).map_err(cannot("cannot write the VM's state"))?;
         let spec: VmSpec = files::read_json(&vm.spec()).map_err(cannot("cannot read the VM's spec"))?;
         // An image may propose more than this machine has.
@@ -178,7 +185,7 @@ impl Supervisor {
         let log = File::options().create(true).append(true).open(vm.hypervisor_log());
         let log = log.map_err(cannot("cannot open the hypervisor's log"))?;
         let console_log = ConsoleLog::open(vm.console_log()).map_err(cannot("cannot open the console's log"))?;
-        let launch = prepare::launch_spec(registry.dirs(), vm, &spec, &keys)?;
+        let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys).await?;
         let backend = AnyBackend::choose(spec.hypervisor, registry.dirs()).await?;
         record.hypervisor = Some(backend.hypervisor());
         record.accelerator = Some(backend.accelerator().into());
@@ -213,7 +220,11 @@ impl Supervisor {
         }
     }
 
-    async fn run(mut self, boot_deadline: Duration) -> (VmRecord, Option<Fault>, Vec<Reply>) {
+    async fn run(
+        mut self,
+        boot_deadline: Duration,
+        mut parent: mpsc::Receiver<Parent>,
+    ) -> (VmRecord, Option<Fault>, Vec<Reply>) {
         let (commands, mut inbox) = mpsc::channel(32);
         let prepared = serve::listen(&self.vm, commands, self.changes.subscribe())
             .and_then(|task| Ok((task, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)));
@@ -228,7 +239,6 @@ impl Supervisor {
         self.publish();
         launch::tell(&LaunchEvent::Started { record: Box::new(self.changes.borrow().clone()) });
         self.deadline = Some(Instant::now() + boot_deadline);
-        let mut parent = launch::parent();
         let end = loop {
             let wake = tokio::select! {
                 biased;

@@ -1,11 +1,46 @@
 //! From a spec to what a backend is given: the image checked, the drives made.
 
+use super::launch::Parent;
 use mvm_core::{Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, LaunchSpec, VmDirs, VmSpec};
-use mvm_image::Image;
+use mvm_image::{Image, Stop};
 use mvm_protocol::{ChannelKeys, PROTOCOL_VERSION};
+use tokio::sync::mpsc;
 
-/// Checks the image and makes the drives of one start.
-pub(super) fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys) -> Result<LaunchSpec, Fault> {
+/// Checks the image and makes the drives of one start, for as long as the `up` that wants it is there.
+pub(super) async fn launch_spec_for(
+    parent: &mut mpsc::Receiver<Parent>,
+    dirs: &Dirs,
+    vm: &VmDirs,
+    spec: &VmSpec,
+    keys: &ChannelKeys,
+) -> Result<LaunchSpec, Fault> {
+    let (stopper, stop) =
+        mvm_image::stoppable().map_err(|e| Fault::unexpected("cannot prepare the VM's drives", &e))?;
+    let (dirs, vm, spec, keys) = (dirs.clone(), vm.clone(), spec.clone(), keys.clone());
+    let mut preparing = tokio::task::spawn_blocking(move || launch_spec(&dirs, &vm, &spec, &keys, &stop));
+    let done = tokio::select! {
+        done = &mut preparing => done,
+        () = abandoned(parent) => {
+            drop(stopper);
+            // It tidies up what it had begun; were it done by chance, nobody would want it.
+            let _ = preparing.await;
+            return Err(Fault::new(ErrorKind::Unexpected, "interrupted"));
+        }
+    };
+    done.map_err(|e| Fault::unexpected("cannot prepare the VM's drives", &e))?
+}
+
+async fn abandoned(parent: &mut mpsc::Receiver<Parent>) {
+    loop {
+        match parent.recv().await {
+            Some(Parent::Gone) => return,
+            Some(Parent::Detached) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop: &Stop) -> Result<LaunchSpec, Fault> {
     let image = Image::open(&spec.image)?;
     let manifest = image.manifest();
     if manifest.agent.protocol > PROTOCOL_VERSION {
@@ -27,9 +62,9 @@ pub(super) fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &Channe
         guest_secret_key: keys.guest_secret_hex().into(),
     };
     if !vm.writable_layer().exists() {
-        mvm_image::writable_layer(dirs, &vm.writable_layer())?;
+        mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
     }
-    mvm_image::write_config_drive(dirs, &vm.config_drive(), &config)?;
+    mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
     let drive = |role, path: std::path::PathBuf, read_only| Drive { role, path, read_only };
     Ok(LaunchSpec {
         name: spec.name.clone(),
