@@ -17,6 +17,39 @@ warn-dirty = false
 connect-timeout = 2
 download-attempts = 1";
 
+/// What belongs to no VM and may be there at any time; `*` stands for anything but a slash. Folders where they are empty.
+const MACHINES: &[&str] = &[
+    "cache/mvm/images",
+    "cache/mvm/images/.lock",
+    "cache/mvm/images/.builtin.json",
+    "cache/mvm/images/builtin-*/image.json",
+    "cache/mvm/images/builtin-*/initrd.cpio",
+    "cache/mvm/images/builtin-*/kernel",
+    "cache/mvm/images/builtin-*/rootfs.ext4",
+    "cache/mvm/layers/.lock",
+    "cache/mvm/layers/*G-v*.ext4",
+    "cache/mvm/layers/config-v*.ext4",
+    "cache/mvm/probes/*.json",
+    "cache/mvm/run/vms",
+    "cache/mvm/vms",
+    "local/share/mvm/gcroots",
+    "local/share/mvm/gcroots/.last-build",
+    "local/share/mvm/vms",
+    "local/state/mvm/logs",
+];
+
+/// What may be there of each VM that is stopped.
+const STOPPED: &[&str] = &[
+    "cache/mvm/vms/*/state.json",
+    "local/share/mvm/vms/*/gcroot",
+    "local/share/mvm/vms/*/keys.json",
+    "local/share/mvm/vms/*/rw.ext4",
+    "local/share/mvm/vms/*/spec.json",
+    "local/state/mvm/logs/*/console.log",
+    "local/state/mvm/logs/*/console.log.1",
+    "local/state/mvm/logs/*/hypervisor.log",
+];
+
 /// A hermetic environment: own HOME, own folders, nothing of the machine's but its programs and kernels.
 pub struct User {
     home: tempfile::TempDir,
@@ -126,39 +159,31 @@ impl User {
             .collect()
     }
 
-    /// Asserts that nothing runs and no socket is left.
+    /// Asserts that nothing runs, and that of files and folders there is only what may be there after `down`.
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.processes(), Vec::<String>::new());
-        let sockets = find(self.home(), &|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()));
-        assert_eq!(sockets, Vec::<PathBuf>::new());
-        assert_eq!(self.half_written(), Vec::<PathBuf>::new());
-    }
-
-    /// Files and folders that are only there while a command writes or removes something.
-    fn half_written(&self) -> Vec<PathBuf> {
-        let unfinished = |name: &str| [".new-", ".gone-", ".tmp", ".draft"].iter().any(|p| name.starts_with(p));
-        find(self.home(), &|_| true)
-            .into_iter()
-            .filter(|path| {
-                let below = path.strip_prefix(self.home()).unwrap();
-                below.iter().any(|part| part.to_str().is_some_and(unfinished))
-            })
-            .collect()
+        self.assert_only(&[MACHINES, STOPPED].concat());
     }
 
     /// Asserts that no VM is left either: no folder of one, and no store path that is kept from Nix.
     pub fn assert_never_was(&self) {
-        self.assert_nothing_left();
-        let below = |dir: &str| std::fs::read_dir(self.home().join(dir)).into_iter().flatten();
-        let folders: Vec<PathBuf> =
-            [".local/share/mvm/vms", ".local/share/mvm/gcroots", ".local/state/mvm/logs", ".cache/mvm/vms"]
-                .into_iter()
-                .chain([".cache/mvm/run/vms"])
-                .flat_map(below)
-                .map(|e| e.unwrap().path())
-                .collect();
-        assert_eq!(folders, Vec::<PathBuf>::new());
+        assert_eq!(self.processes(), Vec::<String>::new());
+        self.assert_only(MACHINES);
         assert_eq!(self.gc_roots(), Vec::<String>::new());
+    }
+
+    /// Asserts that every file and every empty folder of mvm's is one of these, and that there is no socket at all.
+    fn assert_only(&self, may_remain: &[&str]) {
+        let unexpected = |path: &PathBuf| {
+            let text = path.to_str().unwrap();
+            let is_socket = std::os::unix::fs::FileTypeExt::is_socket(&path.symlink_metadata().unwrap().file_type());
+            let ours = [".cache/mvm/", ".local/share/mvm/", ".local/state/mvm/", ".config/mvm/"]
+                .into_iter()
+                .find_map(|folder| text.find(folder).map(|at| &text[at + 1..]));
+            is_socket || ours.is_some_and(|path| !may_remain.iter().any(|may| matches(may, path)))
+        };
+        let left: Vec<PathBuf> = find(self.home()).into_iter().filter(unexpected).collect();
+        assert_eq!(left, Vec::<PathBuf>::new());
     }
 
     /// What Nix itself keeps for this user: `LINK -> STORE PATH`.
@@ -185,8 +210,9 @@ impl User {
     }
 
     fn logs(&self) -> String {
-        find(&self.home().join(".local/state"), &|m| m.is_file())
+        find(&self.home().join(".local/state"))
             .iter()
+            .filter(|path| path.is_file())
             .map(|p| format!("--- {}\n{}\n", p.display(), text(&std::fs::read(p).unwrap_or_default())))
             .collect()
     }
@@ -214,15 +240,28 @@ fn in_cache(prefix: &str) -> Option<PathBuf> {
         .find(|p| p.file_name().unwrap().to_str().is_some_and(fits))
 }
 
-fn find(dir: &Path, keep: &dyn Fn(&std::fs::Metadata) -> bool) -> Vec<PathBuf> {
+/// Everything below a folder that is no folder with something in it.
+fn find(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(meta) = entry.path().symlink_metadata() else { continue };
-        if meta.is_dir() {
-            found.extend(find(&entry.path(), keep));
-        } else if keep(&meta) {
-            found.push(entry.path());
-        }
+        let path = entry.path();
+        let below = if entry.file_type().is_ok_and(|t| t.is_dir()) { find(&path) } else { Vec::new() };
+        found.extend(if below.is_empty() { vec![path] } else { below });
     }
     found
+}
+
+/// Whether a path is what a pattern describes, whose `*` stand for anything but a slash.
+fn matches(pattern: &str, path: &str) -> bool {
+    let part = |(pattern, part): (&str, &str)| match pattern.split_once('*') {
+        None => pattern == part,
+        Some((begin, rest)) => {
+            let (middle, end) = rest.split_once('*').unwrap_or(("", rest));
+            part.strip_prefix(begin)
+                .and_then(|part| part.strip_suffix(end))
+                // A name that begins with a dot is one of its own.
+                .is_some_and(|part| !part.starts_with('.') && part.contains(middle))
+        }
+    };
+    pattern.split('/').count() == path.split('/').count() && pattern.split('/').zip(path.split('/')).all(part)
 }
