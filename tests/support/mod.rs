@@ -1,6 +1,7 @@
 //! A user of mvm with a home of his own, and the count of what he leaves behind.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+pub mod events;
 pub mod flake;
 
 use std::ffi::OsString;

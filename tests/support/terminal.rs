@@ -2,7 +2,7 @@
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{InputModes, LocalModes, OutputModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -59,6 +59,16 @@ impl Terminal {
         resize(&self.master, rows, cols);
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What of the terminal a program that makes it raw changes.
+    pub fn modes(&self) -> (InputModes, OutputModes, LocalModes) {
+        let modes = tcgetattr(&self.master).unwrap();
+        (modes.input_modes, modes.output_modes, modes.local_modes)
     }
 
     /// Reads until the text has come; what came before it.
