@@ -4,7 +4,6 @@
 
 mod support;
 #[path = "support/terminal.rs"]
-#[allow(dead_code)]
 mod terminal;
 
 use rustix::fs::inotify::WatchFlags;

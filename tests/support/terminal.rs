@@ -1,4 +1,5 @@
 //! A program on a terminal of its own, as a person sees it.
+#![allow(dead_code)]
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -94,21 +94,17 @@ impl ControlClient {
         Ok(Self { stream: BufReader::new(unix::connect(&vm.control_socket())?) })
     }
 
-    /// Stops the VM, and returns when its supervisor is gone as well: nothing of it is left then. The last record, unless
-    /// the supervisor ended before it could tell it.
-    pub async fn stop(mut self, grace_ms: u64) -> Result<Option<VmRecord>, ControlError> {
+    /// Stops the VM, and returns when its supervisor is gone as well: nothing of it is left then.
+    pub async fn stop(mut self, grace_ms: u64) -> Result<(), ControlError> {
         #[cfg(target_os = "linux")]
         let process = supervisor(self.stream.get_ref());
-        let record = match self.ask(&ControlRequest::Stop { grace_ms }).await {
-            Ok(record) => Some(record),
+        match self.ask(&ControlRequest::Stop { grace_ms }).await {
+            Ok(_) => {}
             // It ended before its answer was on the way.
             Err(ControlError::Io(e))
-                if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
-            {
-                None
-            }
+                if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
             Err(error) => return Err(error),
-        };
+        }
         #[cfg(target_os = "linux")]
         if let Ok(process) = process {
             // Readable once the process has ended (pidfd_open(2)).
@@ -118,7 +114,7 @@ impl ControlClient {
             };
             tokio::task::spawn_blocking(ended).await.map_err(io::Error::other)?.map_err(io::Error::from)?;
         }
-        Ok(record)
+        Ok(())
     }
 
     /// Asks once and waits for the answer.

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use futures_util::future::join_all;
-use mvm_core::{ExitReason, Fault, VmName, VmRecord};
+use mvm_core::{ExitReason, Fault, VmName};
 use mvm_runtime::{ControlClient, RegistryError};
 
 /// Stop VMs in order
@@ -80,8 +80,11 @@ pub(super) async fn stop(ctx: &Context, name: &VmName, grace_ms: u64) -> Result<
     }
     let asked = async { ControlClient::connect(&ctx.registry.vm(name))?.stop(grace_ms).await };
     match asked.await {
-        Ok(Some(VmRecord { exit: Some(ExitReason::Killed), .. })) => Ok(Stopped::Killed),
-        Ok(_) => Ok(Stopped::Now),
+        Ok(()) => match ctx.registry.get(name) {
+            Ok(vm) if vm.record.exit == Some(ExitReason::Killed) => Ok(Stopped::Killed),
+            // One that removes itself tells no more.
+            _ => Ok(Stopped::Now),
+        },
         // It may have ended while it was asked.
         Err(_) if !ctx.registry.is_running(name)? => Ok(Stopped::Now),
         Err(error) => Err(error.into()),

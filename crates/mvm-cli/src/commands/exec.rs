@@ -8,15 +8,20 @@ use mvm_core::{Fault, VmName};
 use mvm_protocol::{Control, ExecRequest, Request};
 use mvm_runtime::guest;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How long the VM of a one-shot command may take to become ready.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 
+/// So many signals within so long a time are meant for us: the guest may be dead, and its command hear nothing.
+const INSISTENT: usize = 3;
+const INSISTENCE: Duration = Duration::from_secs(2);
+
 /// Run a command in a VM, or in one made for it alone
 ///
-/// Its exit code is the command's: 126 and 127 as a shell gives them, 128 + n for a signal.
+/// Its exit code is the command's: 126 and 127 as a shell gives them, 128 + n for a signal. Signals go to the command; the
+/// third within two seconds ends mvmctl instead.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  mvmctl exec web -- ps aux\n  mvmctl exec -- uname -a\n  tar c src | mvmctl exec web -- tar x"
@@ -72,7 +77,12 @@ async fn command(
     stdin: bool,
     interrupts: &mut Interrupts,
 ) -> Result<u8, Fault> {
-    let channel = match super::command(ctx, name, request).await? {
+    let asked = tokio::select! {
+        asked = super::command(ctx, name, request) => asked?,
+        // There is no command yet that could take the signal.
+        fault = interrupts.fault() => return Err(fault),
+    };
+    let channel = match asked {
         Ok(channel) => channel,
         Err(code) => return Ok(code),
     };
@@ -80,11 +90,18 @@ async fn command(
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     let stdin = stdin.then(tokio::io::stdin);
     let mut running = std::pin::pin!(guest::run(channel, stdin, &mut out, &mut err, controls));
+    let mut heard: Vec<Instant> = Vec::new();
     loop {
-        tokio::select! {
+        let signal = tokio::select! {
             done = &mut running => return Ok(done?.shell_code()),
-            // A queue that is full has signals enough.
-            signal = interrupts.next() => { let _ = tell.try_send(Control::Signal { signal }); }
+            signal = interrupts.next() => signal,
+        };
+        heard.retain(|at| at.elapsed() < INSISTENCE);
+        heard.push(Instant::now());
+        if heard.len() == INSISTENT {
+            return Err(Fault::interrupted(u8::try_from(signal).unwrap_or_default()));
         }
+        // A queue that is full has signals enough.
+        let _ = tell.try_send(Control::Signal { signal });
     }
 }
