@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Copies what the fixture flake's builders need into one folder, its input `tools`: busybox, mke2fs, debugfs and cpio with
-# their libraries, mvm-guest, and a kernel. Nothing of nixpkgs, nothing from the network.
+# their libraries, mvm-guest, a kernel, and mvm's own image builder. Nothing of nixpkgs, nothing from the network.
 #
 # usage: scripts/make-test-toolbox.sh DEST [KERNEL_FOLDER]
 #   KERNEL_FOLDER  one of those that build-kernel.sh or dev-setup.sh make; else $MVM_TEST_KERNEL_OWN, else
@@ -25,7 +25,9 @@ is_static "$guest" || die "$guest is not a static program"
 mkdir -p "$(dirname "$dest")"
 work=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{bin,lib,guest,kernel/modules}
+mkdir -p "$work"/{bin,lib,guest,kernel/modules,nix}
+# The builder that images of nixpkgs are made with, as it is: a flake reaches nothing outside of its own folder and inputs.
+cp -R "$REPO/nix/image" "$REPO/nix/image.nix" "$work/nix/"
 
 busybox=$(command -v busybox) || die "busybox is needed" "scripts/dev-setup.sh installs it"
 is_static "$busybox" || die "$busybox is not static" "Debian: apt install busybox-static"
