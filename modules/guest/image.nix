@@ -1,0 +1,140 @@
+# What an image is: its name, programs, kernel, root and what its VMs get by default.
+{
+  config,
+  lib,
+  mvm,
+  ...
+}:
+let
+  inherit (lib) mkOption types literalExpression;
+  own = import ./types.nix { inherit lib; };
+in
+{
+  options = {
+    name = mkOption {
+      type = types.strMatching "[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}";
+      example = "web";
+      description = "Name of the image; `mvmctl` shows it, and VMs are named after it.";
+    };
+
+    packages = mkOption {
+      type = types.listOf types.package;
+      default = [ ];
+      example = literalExpression "[ pkgs.curl ]";
+      description = ''
+        Packages whose programs are on the guest's `PATH`, in `/usr/local/bin`. Where two have a program of the same name,
+        the first in the list wins.
+      '';
+    };
+
+    base = mkOption {
+      type = types.nullOr types.package;
+      default = mvm.base;
+      defaultText = literalExpression "pkgs.pkgsStatic.busybox";
+      description = ''
+        Package whose programs are the guest's `/bin` and `/sbin`, `/bin/sh` among them. `null` for a guest that has no
+        shell at all.
+      '';
+    };
+
+    env = mkOption {
+      type = own.env;
+      default = { };
+      example = {
+        LANG = "C.UTF-8";
+      };
+      description = "Environment of services, health checks, `exec` and `console`.";
+    };
+
+    shell = mkOption {
+      type = own.command;
+      default = [ ];
+      defaultText = literalExpression ''[ "/bin/sh" "-l" ]'';
+      example = literalExpression ''[ "''${pkgs.bashInteractive}/bin/bash" "-l" ]'';
+      description = "What `mvmctl console` runs; nothing stands for `/bin/sh -l`.";
+    };
+
+    kernel = {
+      file = mkOption {
+        type = types.either types.package own.absolutePath;
+        default = mvm.kernel.file;
+        defaultText = literalExpression ''"''${mvm.packages.''${system}.kernel}/vmlinux"'';
+        description = ''
+          The kernel's file. The default is mvm's own kernel, which has everything a guest needs built in. For a kernel of
+          nixpkgs use `kernel = mvm.lib.stockKernel { inherit pkgs; kernel = pkgs.linux; }`.
+        '';
+      };
+      format = mkOption {
+        type = types.enum [
+          "elf"
+          "bzImage"
+          "Image"
+        ];
+        default = mvm.kernel.format;
+        defaultText = literalExpression ''"elf" on x86_64, "Image" on aarch64'';
+        description = ''
+          Its format: `elf` is an uncompressed vmlinux with a PVH entry, `bzImage` x86's self-extracting image (which
+          Firecracker refuses), `Image` arm64's flat image.
+        '';
+      };
+      modules = mkOption {
+        type = types.nullOr types.package;
+        default = null;
+        description = ''
+          A folder of uncompressed kernel modules that stage 1 loads in the order of their names before it looks for the
+          root. `null` where everything is built in.
+        '';
+      };
+      initrd = mkOption {
+        type = types.bool;
+        default = config.kernel.modules != null;
+        defaultText = literalExpression "config.kernel.modules != null";
+        description = "Whether the image has an initrd. A kernel that finds its root alone boots faster without.";
+      };
+      params = mkOption {
+        type = types.listOf (types.strMatching "[!-~]+");
+        default = mvm.kernel.params;
+        defaultText = literalExpression ''[ "acpi=off" ]'';
+        description = ''
+          Words for the kernel's command line beyond those of the backend. mvm's own kernel finds its drives without
+          ACPI, which saves a tenth of the boot.
+        '';
+      };
+    };
+
+    rootfs = {
+      size = mkOption {
+        type = types.nullOr own.size;
+        default = null;
+        description = ''
+          Size of the root file system; `null` for as large as its content. Nothing is ever written to it: each VM has a
+          layer of its own above, so there is seldom a reason to set this.
+        '';
+      };
+      readOnly = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether the guest's root can not be written to, not even in the VM's own layer.";
+      };
+      verity = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether the guest checks each block of its root against a hash tree (dm-verity).";
+      };
+    };
+
+    resources = {
+      vcpus = mkOption {
+        type = types.ints.between 1 256;
+        default = 1;
+        description = "Virtual CPUs of a VM where its user says nothing.";
+      };
+      memory = mkOption {
+        type = own.size;
+        default = 256;
+        example = "1G";
+        description = "Memory of a VM where its user says nothing: MiB, or a string such as `512M`. 64 MiB to 16 TiB.";
+      };
+    };
+  };
+}

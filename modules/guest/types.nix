@@ -1,0 +1,60 @@
+# Types that several options share.
+{ lib }:
+let
+  inherit (lib) types;
+  units = {
+    "" = 1;
+    M = 1;
+    G = 1024;
+    T = 1024 * 1024;
+  };
+in
+rec {
+  # "512M" or 512 to a number of MiB.
+  toMiB =
+    size:
+    if builtins.isInt size then
+      size
+    else
+      let
+        parts = builtins.match "([0-9]+)([MGT]?)" size;
+      in
+      lib.toInt (builtins.elemAt parts 0) * units.${builtins.elemAt parts 1};
+
+  size = types.either types.ints.positive (types.strMatching "[1-9][0-9]*[MGT]?") // {
+    description = "size in MiB, or a string such as \"512M\" or \"4G\"";
+  };
+
+  # One program with its arguments; a path alone is a program without arguments.
+  command =
+    types.coercedTo (types.either types.package types.str) (program: [ "${program}" ]) (
+      types.listOf types.str
+    )
+    // {
+      description = "program and its arguments as a list of strings, or the path of a program alone";
+    };
+
+  absolutePath = types.strMatching "/[^\n]*" // {
+    description = "absolute path in the guest";
+  };
+
+  name = types.strMatching "[a-z_][a-z0-9_-]{0,31}" // {
+    description = "name of lower-case letters, digits, - and _, at most 32";
+  };
+
+  address =
+    let
+      octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+      v4 = "${octet}\\.${octet}\\.${octet}\\.${octet}";
+    in
+    types.strMatching "${v4}|[0-9a-f:]*:[0-9a-f:]*"
+    // {
+      description = "IPv4 or IPv6 address";
+    };
+
+  mode = types.strMatching "0?[0-7]{3}|1[0-7]{3}" // {
+    description = "file mode in octal, such as \"0644\"";
+  };
+
+  env = types.attrsOf types.str;
+}
