@@ -25,9 +25,10 @@ is_static "$guest" || die "$guest is not a static program"
 mkdir -p "$(dirname "$dest")"
 work=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{bin,lib,guest,kernel/modules,nix}
-# The builder that images of nixpkgs are made with, as it is: a flake reaches nothing outside of its own folder and inputs.
-cp -R "$REPO/nix/image" "$REPO/nix/image.nix" "$work/nix/"
+mkdir -p "$work"/{bin,lib,guest,kernel/modules}
+# The builder and the options that images of nixpkgs are made with, as they are: a flake reaches nothing outside of its own
+# folder and inputs.
+cp -R "$REPO/nix" "$REPO/modules" "$work/"
 
 busybox=$(command -v busybox) || die "busybox is needed" "scripts/dev-setup.sh installs it"
 is_static "$busybox" || die "$busybox is not static" "Debian: apt install busybox-static"

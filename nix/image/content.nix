@@ -12,7 +12,6 @@
   files,
 }:
 let
-  concatLines = builtins.concatStringsSep "\n";
   imap =
     f: list: builtins.genList (i: f (toString i) (builtins.elemAt list i)) (builtins.length list);
   texts = builtins.filter (file: file ? text) files;
@@ -33,7 +32,7 @@ let
     shadow = concatMapText (user: "${user.name}:*:::::::\n") users;
     packages = concatMapText (package: "${package}\n") packages;
     # KIND MODE UID GID SOURCE PATH; the path is last, since it may have blanks.
-    plan = concatLines (
+    plan = concatMapText (line: "${line}\n") (
       map (d: "directory ${d.mode} ${toString d.uid} ${toString d.gid} - ${d.path}") directories
       ++ imap (i: f: "text ${f.mode} ${toString f.uid} ${toString f.gid} text${i} ${f.path}") texts
       ++ map (
