@@ -11,6 +11,8 @@
   agent,
   # { file; format; cmdline; modules: a folder of .ko files or null; initrd: whether stage 1 needs one }
   kernel,
+  # What stage 1 hands over to, as /sbin/mvm-guest: the agent, unless the guest has an init of its own.
+  init ? agent.program,
   # /etc/mvm/guest.json
   guest,
   # `defaults` of image.json
@@ -18,7 +20,8 @@
   # A package whose programs are the guest's /bin; null for a guest without a shell.
   base ? null,
   packages ? [ ],
-  # [ { name; uid; gid; description; home; shell; } ], [ { name; gid; members; } ]
+  # [ { name; uid; gid; description; home; shell; } ], [ { name; gid; members; } ]; without users the image leaves
+  # everything in /etc to the guest's own init.
   users,
   groups,
   # [ { path; mode; uid; gid; } ], and files with `text` or `source`; a source whose mode is null is linked.
@@ -43,7 +46,7 @@ let
   };
   rootfs = import ./image/rootfs.nix { inherit run; } {
     name = "${prefix}${name}-rootfs";
-    inherit content agent size;
+    inherit content init size;
   };
   initrd = import ./image/initrd.nix { inherit run; } {
     name = "${prefix}initrd";

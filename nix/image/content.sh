@@ -5,7 +5,6 @@ mkdir -p bin dev etc/mvm home mnt nix/store proc root run sbin sys tmp usr/local
 ln -s ../bin usr/bin
 ln -s ../sbin usr/sbin
 ln -s ../run var/run
-ln -s ../proc/self/mounts etc/mtab
 cat >"$out/owners" <<'OWNERS'
 0555 0 0 /proc
 0555 0 0 /sys
@@ -13,7 +12,6 @@ cat >"$out/owners" <<'OWNERS'
 1777 0 0 /tmp
 1777 0 0 /var/tmp
 0555 0 0 /var/empty
-0600 0 0 /etc/shadow
 OWNERS
 
 # Programs: the first one of a name wins, and the others are told.
@@ -41,17 +39,21 @@ done <"$packagesPath"
   cat "$packagesPath"
 } >"$out/packages"
 
-cp "$passwdPath" etc/passwd
-cp "$groupPath" etc/group
-cp "$shadowPath" etc/shadow
 cp "$guestJsonPath" etc/mvm/guest.json
-printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
-# The agent writes it where the VM has a network.
-: >etc/resolv.conf
-echo /bin/sh >etc/shells
-# shellcheck disable=SC2016 # for the guest's shell
-echo 'export PS1='\''\u@\h:\w\$ '\''' >etc/profile
-printf 'NAME=mvm\nID=mvm\nPRETTY_NAME="mvm guest"\n' >etc/os-release
+if [ -s "$passwdPath" ]; then
+  cp "$passwdPath" etc/passwd
+  cp "$groupPath" etc/group
+  cp "$shadowPath" etc/shadow
+  echo "0600 0 0 /etc/shadow" >>"$out/owners"
+  printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
+  ln -s ../proc/self/mounts etc/mtab
+  # The agent writes it where the VM has a network.
+  : >etc/resolv.conf
+  echo /bin/sh >etc/shells
+  # shellcheck disable=SC2016 # for the guest's shell
+  echo 'export PS1='\''\u@\h:\w\$ '\''' >etc/profile
+  printf 'NAME=mvm\nID=mvm\nPRETTY_NAME="mvm guest"\n' >etc/os-release
+fi
 
 while read -r kind mode uid gid source path; do
   [ -n "$kind" ] || continue

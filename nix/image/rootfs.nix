@@ -3,7 +3,7 @@
 {
   name,
   content,
-  agent,
+  init,
   # Bytes, or null for as many as are needed.
   size,
 }:
@@ -11,8 +11,7 @@ run {
   inherit name;
   script = ./rootfs.sh;
   variables = {
-    inherit content;
-    agent = agent.program;
+    inherit content init;
     size = if size == null then "" else toString size;
     awk = "${./ext4.awk}";
     config = "${./mke2fs.conf}";

@@ -1,0 +1,10 @@
+{
+  description = "nginx serving a folder";
+  tags = [
+    "nginx"
+    "web"
+    "server"
+  ];
+  ports = [ 8080 ];
+  category = "service";
+}

@@ -1,0 +1,10 @@
+{
+  description = "NixOS with systemd";
+  tags = [
+    "nixos"
+    "systemd"
+  ];
+  ports = [ ];
+  category = "base";
+  kind = "nixos";
+}

@@ -1,0 +1,45 @@
+# A NixOS configuration that uses microvm.nix, as an mvm image: config.system.build.mvmImage is the same system with mvm's
+# root, kernel and agent in place of microvm.nix's. The configuration itself stays as it is, its runner included.
+{
+  config,
+  lib,
+  extendModules,
+  ...
+}:
+let
+  inherit (config) microvm;
+  refuse = option: what: {
+    assertion = microvm.${option} == [ ];
+    message = "microvm.${option}: ${what}, which mvm images have not yet; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
+  };
+  variant = extendModules {
+    modules = [
+      {
+        microvm.guest.enable = lib.mkForce false;
+        mvm = {
+          enable = lib.mkForce true;
+          resources = {
+            vcpus = lib.mkDefault microvm.vcpu;
+            memory = lib.mkDefault microvm.mem;
+          };
+        };
+        assertions = [
+          (refuse "volumes" "a volume of its own")
+          (refuse "devices" "a device of the host")
+          (refuse "interfaces" "a network card")
+          {
+            # The host's store is what every image of mvm brings itself.
+            assertion = lib.all (share: share.source == "/nix/store") microvm.shares;
+            message = "microvm.shares: a folder of the host, which mvm images have not yet; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
+          }
+        ];
+      }
+    ];
+  };
+in
+{
+  config = lib.mkIf microvm.guest.enable {
+    mvm.enable = lib.mkDefault false;
+    system.build.mvmImage = variant.config.system.build.mvmImage;
+  };
+}

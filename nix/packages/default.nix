@@ -1,0 +1,47 @@
+# mvm's packages from a nixpkgs. Those of a guest are there on Linux only.
+{ lib, pkgs }:
+let
+  inherit (pkgs) stdenv;
+  facts = import ../source.nix;
+  # What cargo reads, so that a change of the Nix side or of a page of docs/ does not build the programs anew.
+  source = lib.fileset.toSource {
+    root = ../..;
+    fileset = lib.fileset.unions [
+      ../../Cargo.toml
+      ../../Cargo.lock
+      ../../crates
+      ../../src
+      ../../xtask
+      (lib.fileset.maybeMissing ../../tests)
+    ];
+  };
+  common = {
+    inherit (facts) version;
+    src = source;
+    cargoLock.lockFile = ../../Cargo.lock;
+    # The tests boot VMs; scripts/test.sh and the flake's checks run them.
+    doCheck = false;
+    meta = {
+      description = "From a Nix flake to a running microVM in one command";
+      license = lib.licenses.asl20;
+    };
+  };
+  linux = lib.optionalAttrs stdenv.hostPlatform.isLinux {
+    mvm-guest = pkgs.pkgsStatic.callPackage ./mvm-guest.nix { inherit common; };
+    kernel = pkgs.callPackage ./kernel.nix { linux = pkgs.linux_6_1; };
+    kernel-network = pkgs.callPackage ./kernel.nix {
+      linux = pkgs.linux_6_1;
+      extra = [ "network" ];
+    };
+  };
+in
+linux
+// {
+  mvmctl = pkgs.callPackage ./mvmctl.nix {
+    inherit common;
+    mvm-guest = linux.mvm-guest or null;
+    kernel = linux.kernel or null;
+    # Also where the guest is, for the built-in image.
+    busybox = if stdenv.hostPlatform.isLinux then pkgs.pkgsStatic.busybox else null;
+  };
+}

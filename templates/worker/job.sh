@@ -1,0 +1,3 @@
+# The job. What it prints is shown by `mvmctl logs`.
+date
+sleep 60
