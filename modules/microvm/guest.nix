@@ -1,7 +1,11 @@
 # A NixOS as an mvm guest: systemd is its init, mvm-guest a unit, and config.system.build.mvmImage the image.
 #
 # stage 1 (mvm-guest in the initrd: drives, overlay) ── /sbin/mvm-guest (below) ── NixOS's stage 2 ── systemd ── mvm-agent
-{ mvm }:
+{
+  mvm,
+  # False while mvm-guest does not serve vsock beside another init.
+  agentBesideInit ? (import ../../nix/source.nix).agentBesideInit,
+}:
 {
   config,
   lib,
@@ -10,7 +14,6 @@
 }:
 let
   cfg = config.mvm;
-  facts = import ../../nix/source.nix;
   parts = mvm.guestParts pkgs;
   agent = parts.agent.program;
 
@@ -66,8 +69,8 @@ in
               "/run/current-system/sw/bin/bash"
               "-l"
             ];
-            # systemd and its journal want more than a busybox.
-            resources.memory = lib.mkDefault 512;
+            # systemd and its journal want more than a busybox; what microvm.nix says comes before.
+            resources.memory = lib.mkOverride 1200 512;
             kernel.initrd = true;
             env.PATH = lib.mkDefault "/run/wrappers/bin:/run/current-system/sw/bin";
           };
@@ -89,7 +92,7 @@ in
       }) elsewhere
       ++ [
         {
-          assertion = facts.agentBesideInit;
+          assertion = agentBesideInit;
           message = "mvm: NixOS guests are not supported yet: mvm-guest cannot serve vsock beside another init";
         }
       ];
@@ -107,6 +110,7 @@ in
       device = "overlay";
       fsType = "overlay";
     };
+    systemd.shutdownRamfs.enable = false;
     # Logs of the start go where `mvmctl logs` looks.
     systemd.services."serial-getty@ttyS0".enable = false;
     console.enable = lib.mkDefault false;

@@ -36,6 +36,15 @@ rec {
       params = [ "acpi=off" ];
     };
   };
+  packagesFor = _: {
+    mvmctl = drv "mvmctl";
+  };
+  # mvm.lib with these parts.
+  fakeMvm = {
+    mkGuest = { modules, ... }: image modules;
+    mkImage = { arguments, ... }: (import ../../nix/image.nix { inherit tools; }) arguments;
+    guestParts = _: mvm;
+  };
   # The options with these modules over them.
   evaluate =
     modules:
