@@ -1,5 +1,10 @@
 # A development box: Nix, git, a compiler and the usual tools, with everything open.
-{ pkgs, config, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 {
   name = "dev";
   dev = true;
@@ -39,7 +44,7 @@
   };
   users.user.uid = 1000;
   resources = {
-    vcpus = 2;
-    memory = "2G";
+    vcpus = lib.mkDefault 2;
+    memory = lib.mkDefault "2G";
   };
 }

@@ -1,5 +1,5 @@
 # nginx with one page. Replace `files."/srv/www/index.html"`, or mount a site of your own in a module.
-{ pkgs, ... }:
+{ lib, pkgs, ... }:
 {
   name = "http";
   services.nginx = {
@@ -48,7 +48,7 @@
   access.forward = true;
   ports.http = {
     guest = 8080;
-    host = 8080;
+    host = lib.mkDefault 8080;
     service = "nginx";
   };
 }

@@ -1,5 +1,5 @@
 # A Node.js to run programs with: `mvmctl exec NAME -- node …`.
-{ pkgs, ... }:
+{ lib, pkgs, ... }:
 {
   name = "node";
   dev = true;
@@ -8,5 +8,5 @@
     uid = 1000;
     home = "/home/user";
   };
-  resources.memory = 512;
+  resources.memory = lib.mkDefault 512;
 }

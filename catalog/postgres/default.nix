@@ -1,5 +1,5 @@
 # PostgreSQL with its data in the VM's own layer, which is kept until the VM is removed.
-{ pkgs, ... }:
+{ lib, pkgs, ... }:
 let
   inherit (pkgs) postgresql;
   data = "/var/lib/postgresql/data";
@@ -46,8 +46,8 @@ in
   access.forward = true;
   ports.postgres = {
     guest = 5432;
-    host = 5432;
+    host = lib.mkDefault 5432;
     service = "postgres";
   };
-  resources.memory = 512;
+  resources.memory = lib.mkDefault 512;
 }

@@ -1,5 +1,5 @@
 # A Python to run programs with: `mvmctl exec NAME -- python3 …`.
-{ pkgs, ... }:
+{ lib, pkgs, ... }:
 {
   name = "python";
   dev = true;
@@ -9,5 +9,5 @@
     uid = 1000;
     home = "/home/user";
   };
-  resources.memory = 512;
+  resources.memory = lib.mkDefault 512;
 }

@@ -1,5 +1,5 @@
 # Redis with an append-only file in the VM's own layer.
-{ pkgs, ... }:
+{ lib, pkgs, ... }:
 {
   name = "redis";
   packages = [ pkgs.redis ];
@@ -30,7 +30,7 @@
   access.forward = true;
   ports.redis = {
     guest = 6379;
-    host = 6379;
+    host = lib.mkDefault 6379;
     service = "redis";
   };
 }

@@ -15,5 +15,5 @@
     uid = 1000;
     home = "/var/lib/worker";
   };
-  resources.memory = 128;
+  resources.memory = lib.mkDefault 128;
 }

@@ -114,12 +114,12 @@ in
       readOnly = mkOption {
         type = types.bool;
         default = false;
-        description = "Whether the guest's root can not be written to, not even in the VM's own layer.";
+        description = "Whether the guest's root can not be written to, not even in the VM's own layer. Not supported yet: an image that asks for it is refused.";
       };
       verity = mkOption {
         type = types.bool;
         default = false;
-        description = "Whether the guest checks each block of its root against a hash tree (dm-verity).";
+        description = "Whether the guest checks each block of its root against a hash tree (dm-verity). Not supported yet: an image that asks for it is refused.";
       };
     };
 

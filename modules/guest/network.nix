@@ -37,14 +37,14 @@ in
     hostName = mkOption {
       type = types.nullOr types.str;
       default = null;
-      description = "Host name of the guest; `null` for the name of its VM.";
+      description = "Host name of the guest; `null` for the name of its VM. Not supported yet: an image that asks for it is refused.";
     };
 
     network = {
       enable = mkOption {
         type = types.bool;
         default = false;
-        description = "Whether the guest needs a network card. Published ports need none.";
+        description = "Whether the guest needs a network card. Published ports need none. Not supported yet: an image that asks for it is refused.";
       };
       nameservers = mkOption {
         type = types.listOf own.address;

@@ -60,7 +60,7 @@ let
       readiness = mkOption {
         type = types.nullOr own.command;
         default = null;
-        description = "A command that succeeds once the service can be used. Until then the VM is not ready.";
+        description = "A command that succeeds once the service can be used. Until then the VM is not ready. Not supported yet: an image that asks for it is refused.";
       };
     };
   };

@@ -35,12 +35,12 @@ in
     volumes = mkOption {
       type = types.attrsOf (types.submodule volume);
       default = { };
-      description = "Persistent volumes that a VM of this image needs, by name.";
+      description = "Persistent volumes that a VM of this image needs, by name. Not supported yet: an image that asks for it is refused.";
     };
     secrets = mkOption {
       type = types.attrsOf (types.submodule secret);
       default = { };
-      description = "Secrets that a VM of this image is given at its start, by name. Their content never is in the image.";
+      description = "Secrets that a VM of this image is given at its start, by name. Their content never is in the image. Not supported yet: an image that asks for it is refused.";
     };
   };
 }

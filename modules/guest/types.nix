@@ -10,18 +10,15 @@ let
   };
 in
 rec {
-  # "512M" or 512 to a number of MiB.
+  # "512" or "512M" to a number of MiB.
   toMiB =
     size:
-    if builtins.isInt size then
-      size
-    else
-      let
-        parts = builtins.match "([0-9]+)([MGT]?)" size;
-      in
-      lib.toInt (builtins.elemAt parts 0) * units.${builtins.elemAt parts 1};
+    let
+      parts = builtins.match "([0-9]+)([MGT]?)" size;
+    in
+    lib.toInt (builtins.elemAt parts 0) * units.${builtins.elemAt parts 1};
 
-  size = types.either types.ints.positive (types.strMatching "[1-9][0-9]*[MGT]?") // {
+  size = types.coercedTo types.ints.positive toString (types.strMatching "[1-9][0-9]*[MGT]?") // {
     description = "size in MiB, or a string such as \"512M\" or \"4G\"";
   };
 

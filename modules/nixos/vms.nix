@@ -87,12 +87,12 @@ let
         networks = mkOption {
           type = types.listOf types.str;
           default = [ ];
-          description = "Named networks that the VM is in.";
+          description = "Named networks that the VM is in. Not supported yet: refused where it is set.";
         };
         secrets = mkOption {
           type = types.attrsOf types.path;
           default = { };
-          description = "Files that the VM is given as secrets, by name; read as credentials of its unit.";
+          description = "Files that the VM is given as secrets, by name; read as credentials of its unit. Not supported yet: refused where it is set.";
         };
       };
     };
@@ -273,7 +273,7 @@ in
     networks = mkOption {
       type = types.attrsOf (types.submodule { });
       default = { };
-      description = "Named networks.";
+      description = "Named networks. Not supported yet: refused where it is set.";
     };
   };
 

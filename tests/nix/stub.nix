@@ -1,4 +1,4 @@
-# What the guest modules are given where there are no packages: derivations that are never built.
+# What the modules are given where there are no packages: derivations that are never built.
 { lib }:
 let
   drv =
@@ -8,44 +8,75 @@ let
       system = "x86_64-linux";
       builder = "/no-builder";
     };
+  packages =
+    lib.genAttrs [
+      "bash"
+      "bashInteractive"
+      "cacert"
+      "coreutils"
+      "cpio"
+      "curl"
+      "e2fsprogs"
+      "findutils"
+      "gawk"
+      "gcc"
+      "git"
+      "gnugrep"
+      "gnumake"
+      "gnused"
+      "hello"
+      "lima"
+      "nginx"
+      "nix"
+      "nodejs"
+      "postgresql"
+      "redis"
+    ] drv
+    // {
+      inherit lib;
+      python3 = drv "python3" // {
+        withPackages = _: drv "python3-env";
+      };
+      pkgsStatic.busybox = drv "busybox";
+      closureInfo = _: drv "closure-info";
+    };
 in
 rec {
-  pkgs = {
-    inherit lib;
-  }
-  // lib.genAttrs [ "hello" "nginx" ] drv;
-  tools = {
-    system = "x86_64-linux";
-    shell = [ "${drv "shell"}/bin/sh" ];
-    path = "/no-path";
-    mke2fs = [ "mke2fs" ];
-    debugfs = [ "debugfs" ];
-    cpio = [ "cpio" ];
+  pkgs = packages // {
+    stdenv.hostPlatform.system = "x86_64-linux";
   };
-  mvm = {
-    system = "x86_64-linux";
+  packagesFor = system: {
+    mvmctl = drv "mvmctl";
+    mvm-guest = drv "mvm-guest";
+    kernel = drv "kernel" // {
+      mvm = {
+        file = "kernel";
+        format = if lib.hasPrefix "aarch64" system then "Image" else "elf";
+        params = [ "acpi=off" ];
+      };
+    };
+  };
+  # mvm.lib, with packages that never are built and an agent of a version that never was.
+  lib' = import ../../nix/lib.nix {
+    inherit lib packagesFor;
+    pkgsFor = system: packages // { stdenv.hostPlatform = { inherit system; }; };
+  };
+  mvm = lib'.guestParts pkgs // {
     agent = {
       program = "${drv "mvm-guest"}/bin/mvm-guest";
       protocol = 1;
       version = "0.0.0";
     };
-    base = drv "busybox";
-    kernel = {
-      file = "${drv "kernel"}/vmlinux";
-      format = "elf";
-      params = [ "acpi=off" ];
-    };
   };
-  packagesFor = _: {
-    mvmctl = drv "mvmctl";
-  };
-  # mvm.lib with these parts.
+  tools = import ../../nix/tools.nix { inherit lib pkgs; };
+  # mvm.lib for the NixOS modules, whose own packages are real ones.
   fakeMvm = {
     mkGuest = { modules, ... }: image modules;
     mkImage = { arguments, ... }: (import ../../nix/image.nix { inherit tools; }) arguments;
     guestParts = _: mvm;
   };
-  # The options with these modules over them.
+
+  # The options of a guest with these modules over them.
   evaluate =
     modules:
     lib.evalModules {
