@@ -39,6 +39,7 @@ export MVM_TEST_NIX_NEWER MVM_TEST_KERNEL_OWN MVM_TEST_KERNEL_STOCK
 nix_environment
 
 stage "scripts" scripts
+stage "the Nix side" "$REPO/scripts/check-nix.sh"
 stage "format" cargo fmt --all --check
 stage "the guest program" guest
 export MVM_GUEST

@@ -29,6 +29,8 @@ rec {
     )
     // {
       description = "program and its arguments as a list of strings, or the path of a program alone";
+      # Not the empty list that other lists are where nobody sets them: a command has to be given.
+      emptyValue = { };
     };
 
   absolutePath = types.strMatching "/[^\n]*" // {

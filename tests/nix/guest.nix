@@ -427,6 +427,13 @@ in
       words = "name";
       value = (evaluate [ ]).build.image.name;
     };
+    "a service without a command" = {
+      words = "services.a.command";
+      value =
+        (evaluate (named {
+          services.a = { };
+        })).build.guest.services;
+    };
     "an unknown restart" = {
       words = "restart";
       value =
