@@ -78,7 +78,7 @@ in
         '';
       };
       modules = mkOption {
-        type = types.nullOr types.package;
+        type = types.nullOr (types.either types.package own.absolutePath);
         default = null;
         description = ''
           A folder of uncompressed kernel modules that stage 1 loads in the order of their names before it looks for the

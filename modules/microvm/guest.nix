@@ -101,6 +101,7 @@ in
       # The kernel and stage 1 are mvm's.
       kernel.enable = false;
       initrd.enable = false;
+      initrd.systemd.enable = false;
       bootspec.enable = false;
       modprobeConfig.enable = false;
       loader.grub.enable = false;
