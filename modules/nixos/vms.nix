@@ -251,6 +251,8 @@ let
           "@system-service"
           "~@privileged"
         ];
+        # What is not there is refused, as on an older kernel; nothing is killed for asking.
+        SystemCallErrorNumber = "EPERM";
       };
     };
 

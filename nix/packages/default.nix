@@ -13,6 +13,8 @@ let
       ../../src
       ../../xtask
       (lib.fileset.maybeMissing ../../tests)
+      # What mvmctl lists without Nix.
+      ../../catalog/index.json
     ];
   };
   common = {

@@ -21,7 +21,7 @@ let
   arch = if x86 then "x86_64" else "arm64";
   image = if x86 then "vmlinux" else "arch/arm64/boot/Image";
   file = if x86 then "vmlinux" else "Image";
-  fragments = map (name: ../../kernel + "/${name}.config") (
+  fragments = map (name: "${../../kernel + "/${name}.config"}") (
     [
       "common"
       cpu
