@@ -61,6 +61,8 @@ fn a_guest_is_what_its_options_say() {
         assert_eq!(run("cat /etc/motd /etc/page/index.html"), "welcome\nhello from a guest module\n");
         assert_eq!(run("hello you; echo $MVM_FIXTURE"), "hello, you\nmodules\n");
         assert_eq!(run("grep -c ^10.9.8.7 /etc/hosts; id -Gn web"), "1\nweb readers\n");
+        // Odd names survive, and whether equal files are one is not left to the host's store.
+        assert_eq!(run("cat $ODD/link $ODD/*; stat -c '%h %U' $ODD/one"), "one\none\none\none\none\n1 root\n");
         user.ok(&["down", "web", "--rm"]);
         user.assert_never_was();
     }

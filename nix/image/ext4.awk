@@ -9,6 +9,7 @@ function blocks(bytes) { return int((bytes + 4095) / 4096) * 4096 }
   sub(/^=[^ ]* [^ ]* [^ ]* /, "", path)
   split(substr($0, 2), field, " ")
   mode[path] = field[1]; uid[path] = field[2]; gid[path] = field[3]
+  owned = NR
   next
 }
 
@@ -29,19 +30,10 @@ task == "size" {
 }
 
 task == "inodes" {
-  quoted = path; gsub(/"/, "\"\"", quoted)
-  field["uid"] = path in uid ? uid[path] : 0
-  field["gid"] = path in gid ? gid[path] : 0
-  command = "set_inode_field \"" quoted "\" "
-  print command "uid " field["uid"]
-  print command "gid " field["gid"]
-  print command "atime @1"
-  print command "ctime @1"
-  print command "mtime @1"
-  print command "crtime @1"
-  # As text: some awks take a number with a leading zero for octal.
-  if (path in mode) print command "mode 0" (kind == "directory" ? "4" : "10") mode[path]
-  seen[path] = 1
+  # The first ten inodes are the file system's own, the root among them; lost+found is 11. mke2fs takes the next free one
+  # for each file, so they follow without a gap, in whatever order. By number, for a path is searched from the top.
+  if (NR > owned) last = 10 + NR - owned
+  present[path] = kind
 }
 
 END {
@@ -51,6 +43,25 @@ END {
     print int((total * 1.01 + 2 * mib + mib - 1) / mib) * mib
   }
   if (task == "inodes") {
-    for (path in mode) if (!(path in seen)) { print "no " path " to own" > "/dev/stderr"; exit 1 }
+    fields = split("uid 0/gid 0/atime @1/ctime @1/mtime @1/crtime @1", value, "/")
+    for (i = 11; i <= last; i++) own("<" i ">", value, fields)
+    own("<2>", value, fields)
+    for (path in mode) {
+      if (!(path in present)) { print "there is no " path " to own" > "/dev/stderr"; exit 1 }
+      quoted = path
+      gsub(/"/, "\"\"", quoted)
+      quoted = "\"" quoted "\""
+      print "set_inode_field " quoted " uid " uid[path]
+      print "set_inode_field " quoted " gid " gid[path]
+      # As text: some awks take a number with a leading zero for octal.
+      print "set_inode_field " quoted " mode 0" (present[path] == "directory" ? "4" : "10") mode[path]
+    }
+    # That there is no gap, and nothing beyond.
+    print "testi <" last ">"
+    print "testi <" last + 1 ">"
   }
+}
+
+function own(inode, value, fields,   i) {
+  for (i = 1; i <= fields; i++) print "set_inode_field " inode " " value[i]
 }

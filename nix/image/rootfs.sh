@@ -13,16 +13,26 @@ attributes=.attrs.json
 tr ',[' '\n\n' <"$attributes" | sed -n 's/.*"path":"\([^"]*\)".*/\1/p' | sort -u >closure
 grep -qxF "$content" closure || { echo "Nix did not tell the closure of $content"; exit 1; }
 while read -r path; do
-  # Without hard links: whether two files of a store are one is a matter of the host.
   [ "$path" = "$content" ] || cp -RPp "$path" root/nix/store/
 done <closure
-
-# Owners and modes of the guest go into the file system below; here they only must let us read.
 if [ -n "$(find root -name '*
 *')" ]; then
   echo "a file name has a line break, which cannot be put into an image"
   exit 1
 fi
+# Whether two equal files of a store are one is a matter of the host: here each is its own. Folders of a store have the mode
+# 0555, which keeps us out of them for the moment.
+find root/nix/store -type f -links +1 >linked
+if [ -s linked ]; then
+  find root/nix/store -type d -exec chmod 755 {} +
+  while IFS= read -r path; do
+    cp -p "$path" copy
+    mv -f copy "$path"
+  done <linked
+  find root/nix/store -mindepth 1 -type d -exec chmod 555 {} +
+fi
+
+# Owners and modes of the guest go into the file system below; here they only must let us read.
 find root -type f -exec chmod u+r {} +
 find root -exec touch -h -d @1 {} +
 
@@ -48,8 +58,12 @@ $mke2fs -q -t ext4 -T default -L mvm-root -m 0 -N $((inodes + 64)) \
 # mke2fs copies the owners, and before 1.47.1 also the times, of the build folder: write them anew.
 sed 's/^/=/' "$content/owners" | cat - list | awk -v task=inodes -f "$awk" >commands
 $debugfs -w -f commands "$out/rootfs.ext4" >log 2>&1
-# debugfs tells of failures by words only: all it may say are its banner and the echoed commands.
-if grep -v '^debugfs' log; then
+# debugfs tells of failures by words only: all it may say are its banner, the echoed commands, and that the inodes are used
+# as far as they should be.
+grep -v '^debugfs' log >said || true
+printf 'Inode %s is %s\n' $((inodes + 10)) 'marked in use' $((inodes + 11)) 'not in use' >expected
+if ! cmp -s said expected; then
+  cat said
   echo "debugfs did not take all commands"
   exit 1
 fi
