@@ -56,7 +56,10 @@ let
           type = types.listOf (types.strMatching "([^ ]*:)?[0-9]+:[0-9]+");
           default = [ ];
           example = [ "8080:80" ];
-          description = "Ports that are published on the host, `[ADDRESS:]HOST:GUEST`, besides those of the image.";
+          description = ''
+            Ports that are published on the host, `[ADDRESS:]HOST:GUEST`, besides those of the image. One for the same port
+            of the guest replaces the image's.
+          '';
         };
         env = mkOption {
           type = types.attrsOf types.str;
