@@ -91,6 +91,7 @@ let
       pkgs,
       port,
       hostPort,
+      healthPath,
       command,
       env,
       modules,
@@ -120,7 +121,7 @@ let
             "-q"
             "-O"
             "/dev/null"
-            "http://127.0.0.1:${toString port}/"
+            "http://127.0.0.1:${toString port}${healthPath}"
           ];
         }
       ]
@@ -141,7 +142,7 @@ in
   stockKernel = import ./stock-kernel.nix { inherit lib; };
 
   # A program of a folder, run by Python with packages: `{ name; src; script = "main.py"; packages = ps: [ ps.flask ]; }`.
-  # The program is told its port by the variable PORT.
+  # The program is told its port by the variable PORT, and is healthy while it answers healthPath with success.
   mkPythonService =
     {
       name,
@@ -153,6 +154,7 @@ in
       packages ? (_: [ ]),
       port ? 8000,
       hostPort ? 0,
+      healthPath ? "/",
       env ? { },
       modules ? [ ],
     }:
@@ -166,6 +168,7 @@ in
         pkgs
         port
         hostPort
+        healthPath
         modules
         ;
       command = [
@@ -192,6 +195,7 @@ in
       args ? [ ],
       port ? 3000,
       hostPort ? 0,
+      healthPath ? "/",
       env ? { },
       modules ? [ ],
     }:
@@ -202,6 +206,7 @@ in
         pkgs
         port
         hostPort
+        healthPath
         modules
         ;
       command = [
@@ -225,6 +230,7 @@ in
       root,
       port ? 8080,
       hostPort ? 0,
+      healthPath ? "/",
       modules ? [ ],
     }:
     mkHttpService {
@@ -234,6 +240,7 @@ in
         pkgs
         port
         hostPort
+        healthPath
         modules
         ;
       command = [

@@ -24,7 +24,8 @@
     events { }
     http {
       include ${pkgs.nginx}/conf/mime.types;
-      access_log /dev/stdout;
+      # Only root could open the console anew, and a file would grow for as long as the VM lives.
+      access_log off;
       client_body_temp_path /var/lib/nginx/body;
       proxy_temp_path /var/lib/nginx/proxy;
       fastcgi_temp_path /var/lib/nginx/fastcgi;
