@@ -11,7 +11,7 @@
   agent,
   # { file; format; cmdline; modules: a folder of .ko files or null; initrd: whether stage 1 needs one }
   kernel,
-  # What stage 1 hands over to, as /sbin/mvm-guest: the agent, unless the guest has an init of its own.
+  # /sbin/mvm-guest, which a kernel without an initrd executes: the agent, unless the guest has an init of its own.
   init ? agent.program,
   # /etc/mvm/guest.json
   guest,

@@ -64,6 +64,7 @@ fn spawn(command: &mut Command) -> Child {
 
 /// Runs `command` and returns the moment the VM has reached the stage: every change of its record is a rename in its
 /// folder, which inotify tells of.
+#[allow(clippy::zombie_processes, reason = "the caller waits; a panic ends the test")]
 fn run_until(user: &User, command: &[&str], stage: Stage) -> (Child, serde_json::Value) {
     let watch = Watch::new(&cache(user), WatchFlags::MOVED_TO);
     let child = spawn(&mut user.command(command));
