@@ -28,13 +28,17 @@ in
     "they come from where the flake says" = equals (builtins.mapAttrs (
       _: input: original input.url
     ) inputs) (builtins.mapAttrs (_: node: lock.nodes.${node}.original) root);
+    # A lock file writes an input of its own as a name, and one that follows another as a path.
     "inputs of inputs follow as the flake says" =
       equals
         (builtins.mapAttrs (_: input: builtins.mapAttrs (_: i: [ i.follows ]) (input.inputs or { })) inputs)
         (
           builtins.mapAttrs (
-            name: node:
-            builtins.intersectAttrs (inputs.${name}.inputs or { }) (lock.nodes.${node}.inputs or { })
+            _: node:
+            let
+              all = lock.nodes.${node}.inputs or { };
+            in
+            removeAttrs all (builtins.filter (name: !builtins.isList all.${name}) (names all))
           ) root
         );
     "each is pinned by its revision" = every (
