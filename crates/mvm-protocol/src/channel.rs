@@ -157,8 +157,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 
     /// As the host: sends a request and waits for its answer.
     pub async fn request(&mut self, request: &Request) -> Result<(), ChannelError> {
-        self.send_json(FrameType::Request, request).await?;
-        let frame = self.receive().await?.ok_or(ChannelError::Closed)?;
+        let sent = self.send_json(FrameType::Request, request).await;
+        // A guest that turns the host away says why and closes, at times before the request is sent: its word counts for
+        // more than the broken pipe.
+        let frame = match sent {
+            Ok(()) => self.receive().await?.ok_or(ChannelError::Closed)?,
+            Err(ChannelError::Io(broken)) => self.receive().await.ok().flatten().ok_or(broken)?,
+            Err(error) => return Err(error),
+        };
         // A guest that does not accept the ClientAuth says so only now: the host does not wait for it in between.
         if frame.kind == FrameType::Refused {
             return Err(HandshakeError::from_refused(&frame.payload).into());
@@ -328,6 +334,23 @@ mod tests {
         let (asked, served) = tokio::join!(ask, accept(b, &guest));
         assert!(matches!(served, Err(ChannelError::Handshake(HandshakeError::HostKey))));
         assert!(matches!(asked, Err(ChannelError::Handshake(HandshakeError::Refused(Some(Refusal::Key))))));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_why_even_where_the_guest_has_hung_up() {
+        let (host, _) = keys();
+        let (mut host2, guest) = keys();
+        host2.secret = host.secret;
+        let (a, b) = tokio::io::duplex(512);
+        let (channel, served) = tokio::join!(connect(a, &host2), accept(b, &guest));
+        // The guest's end is closed before the request is sent.
+        assert!(served.is_err());
+        drop(served);
+        let asked = channel.unwrap().request(&Request::Ping).await;
+        assert!(
+            matches!(asked, Err(ChannelError::Handshake(HandshakeError::Refused(Some(Refusal::Key))))),
+            "{asked:?}"
+        );
     }
 
     #[tokio::test]
