@@ -20,7 +20,10 @@ apt_update_once() {
 apt_install() {
   apt_update_once
   step "apt-get install $*"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+  # It tells of every package, hundreds of lines that matter only where it fails.
+  local said
+  said=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" 2>&1) ||
+    die "apt-get install failed: $said"
 }
 
 # private_apt DIR ARCH SUITE…: points APT_OPTS at SUITEs of Debian with state in DIR; touches nothing of the machine's.
