@@ -237,17 +237,38 @@ fn logs_and_waiting_follow_to_the_end() {
     user.ok(&["exec", "one", "--", "sh", "-c", "echo a word on the console > /dev/console"]);
     let mut lines = BufReader::new(logs.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains("a word on the console")));
+    // What there was before, but for the last line, is not shown again.
+    let mut late = piped(&mut user.command(&["logs", "-f", "-n", "1", "one"]));
+    let mut late_lines = BufReader::new(late.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(late_lines.next().unwrap().trim_end(), "a word on the console");
     user.ok(&["down", "one"]);
+    assert!(late_lines.any(|line| line.contains("powered off cleanly")));
+    assert!(late.wait().unwrap().success());
     assert!(lines.any(|line| line.contains("powered off cleanly")));
     assert!(logs.wait().unwrap().success());
     assert!(waits.wait_with_output().unwrap().status.success());
     assert!(user.ok(&["logs", "one", "-n", "5"]).contains("powered off cleanly"));
+    assert_eq!(user.ok(&["logs", "one", "-n", "1"]).lines().count(), 1);
+    assert_eq!(user.ok(&["logs", "one", "-n", "0"]), "");
     assert!(user.ok(&["inspect", "one"]).contains("console=ttyS0"));
     let inspected: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "one", "--json"])).unwrap();
     assert_eq!((&inspected["spec"]["name"], &inspected["record"]["state"]), (&"one".into(), &"stopped".into()));
     assert!(inspected["record"]["cmdline"].as_str().unwrap().contains("console=ttyS0"));
     user.ok(&["logs", "one", "--hypervisor"]);
     user.assert_nothing_left();
+}
+
+#[test]
+fn who_reads_no_more_ends_the_command_without_a_word() {
+    let user = vm();
+    let mut yes = piped(user.command(&["exec", "one", "--", "yes"]).stderr(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(yes.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "y\n");
+    // Its reader is gone now.
+    let out = yes.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), support::text(&out.stderr)), (Some(141), String::new()));
+    down(&user);
 }
 
 #[test]

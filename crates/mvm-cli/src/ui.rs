@@ -35,7 +35,7 @@ impl Ui {
     /// Bytes of data as they are.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Fault> {
         let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Fault::unexpected("cannot write to stdout", &e))
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Fault::output("cannot write to stdout", &e))
     }
 
     /// A value as JSON.
@@ -89,7 +89,9 @@ impl Ui {
 
     /// An error with its advice; gives its exit code.
     pub(crate) fn fault(&self, fault: &Fault) -> ExitCode {
-        self.error(&fault.message);
+        if !fault.is_silent() {
+            self.error(&fault.message);
+        }
         if let Some(hint) = &fault.hint {
             let _ = writeln!(io::stderr().lock(), "hint: {hint}");
         }

@@ -61,6 +61,9 @@ pub trait Diagnostic: std::error::Error {
     }
 }
 
+/// The number of SIGPIPE (signal(7)), the same on every system.
+const SIGPIPE: u8 = 13;
+
 /// An error flattened for its way to the user, across a process boundary if need be
 /// (a supervisor reports to `up` in this form).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,20 @@ impl Fault {
     /// A signal came before the command was done.
     pub fn interrupted(signal: u8) -> Self {
         Self { signal: Some(signal), ..Self::new(ErrorKind::Unexpected, "interrupted") }
+    }
+
+    /// Output that could not be written. Where nobody reads it any more, that is what SIGPIPE means to other programs: an
+    /// end without a word.
+    pub fn output(context: &str, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::interrupted(SIGPIPE),
+            _ => Self::unexpected(context, error),
+        }
+    }
+
+    /// Whether the user is to be told.
+    pub fn is_silent(&self) -> bool {
+        self.signal == Some(SIGPIPE)
     }
 
     /// The process exit code: the kind's, or 128 + n after signal n, as a shell shows it.
@@ -148,6 +165,10 @@ mod tests {
     #[test]
     fn after_a_signal_the_code_is_a_shells() {
         assert_eq!(Fault::interrupted(15).exit_code(), 143);
+        let unread = Fault::output("cannot write", &std::io::ErrorKind::BrokenPipe.into());
+        assert_eq!((unread.exit_code(), unread.is_silent()), (141, true));
+        let full = Fault::output("cannot write", &std::io::ErrorKind::StorageFull.into());
+        assert_eq!((full.exit_code(), full.is_silent()), (1, false));
         assert_eq!(Fault::new(ErrorKind::Busy, "m").exit_code(), 4);
     }
 

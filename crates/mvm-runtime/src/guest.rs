@@ -123,5 +123,5 @@ async fn write(out: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), 
         out.write_all(bytes).await?;
         out.flush().await
     };
-    done.await.map_err(|e| Fault::unexpected("cannot write the command's output", &e))
+    done.await.map_err(|e| Fault::output("cannot write the command's output", &e))
 }

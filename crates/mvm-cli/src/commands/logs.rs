@@ -6,10 +6,9 @@ use mvm_core::{Fault, VmName};
 use mvm_runtime::ControlClient;
 use mvm_runtime::control::ControlRequest;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 /// Longest line that counts as one.
-const LINE_LIMIT: u64 = 64 * 1024;
+const LINE_LIMIT: usize = 64 * 1024;
 
 /// Show what a VM's console said since its last start
 #[derive(Debug, clap::Args)]
@@ -19,8 +18,8 @@ pub(crate) struct LogsArgs {
     /// Go on until the VM ends
     #[arg(short, long)]
     follow: bool,
-    /// Only the last lines
-    #[arg(short = 'n', long = "lines", value_name = "N", conflicts_with = "follow")]
+    /// Only the last lines of what there is
+    #[arg(short = 'n', long = "lines", value_name = "N")]
     lines: Option<usize>,
     /// What the hypervisor and the supervisor said instead
     #[arg(long)]
@@ -31,31 +30,10 @@ pub(crate) async fn run(args: LogsArgs, ctx: &Context) -> Result<u8, Fault> {
     ctx.registry.get(&args.name)?;
     let vm = ctx.registry.vm(&args.name);
     let path = if args.hypervisor { vm.hypervisor_log() } else { vm.console_log() };
-    let cannot = |e| Fault::unexpected(&format!("cannot read {}", path.display()), &e);
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            ctx.ui.status(&format!("{} has said nothing yet", args.name));
-            return Ok(0);
-        }
-        Err(e) => return Err(cannot(e)),
-    };
-    if let Some(wanted) = args.lines {
-        let mut last = VecDeque::new();
-        let mut file = BufReader::new(file);
-        loop {
-            let mut line = Vec::new();
-            if (&mut file).take(LINE_LIMIT).read_until(b'\n', &mut line).map_err(cannot)? == 0 {
-                break;
-            }
-            last.push_back(line);
-            if last.len() > wanted {
-                last.pop_front();
-            }
-        }
-        return last.iter().try_for_each(|line| ctx.ui.raw(line)).map(|()| 0);
+    if !path.exists() {
+        ctx.ui.status(&format!("{} has said nothing yet", args.name));
+        return Ok(0);
     }
-    drop(file);
     let mut log = LogFollower::open(&path)?;
     let mut live = match args.follow && ctx.registry.is_running(&args.name)? {
         true => ControlClient::connect(&vm).ok(),
@@ -70,7 +48,10 @@ pub(crate) async fn run(args: LogsArgs, ctx: &Context) -> Result<u8, Fault> {
             while let Ok(Some(_)) = control.next().await {}
         }
     });
-    let mut ended = false;
+    if let Some(lines) = args.lines {
+        ctx.ui.raw(&tail(&mut log, lines)?)?;
+    }
+    let mut ended = !args.follow;
     loop {
         loop {
             let bytes = log.read()?;
@@ -85,6 +66,26 @@ pub(crate) async fn run(args: LogsArgs, ctx: &Context) -> Result<u8, Fault> {
         tokio::select! {
             () = &mut end => ended = true,
             () = log.changed() => {}
+        }
+    }
+}
+
+/// The last lines of all that a log holds.
+fn tail(log: &mut LogFollower, wanted: usize) -> Result<Vec<u8>, Fault> {
+    let mut lines: VecDeque<Vec<u8>> = VecDeque::new();
+    loop {
+        let bytes = log.read()?;
+        if bytes.is_empty() {
+            return Ok(lines.into_iter().flatten().collect());
+        }
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match lines.back_mut().filter(|line| !line.ends_with(b"\n") && line.len() < LINE_LIMIT) {
+                Some(line) => line.extend_from_slice(piece),
+                None => lines.push_back(piece.to_vec()),
+            }
+            if lines.len() > wanted {
+                lines.pop_front();
+            }
         }
     }
 }
