@@ -1,7 +1,6 @@
 //! ext4 file systems, made by mke2fs: from a folder, without root and without mounting anything.
 
 use crate::error::ImageError;
-use crate::parent_death::die_with_parent;
 use crate::stop::Stop;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -128,7 +127,8 @@ fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    die_with_parent(&mut command);
+    // The thread that starts it waits for it, and so dies before it only with its process.
+    mvm_process::signal_with_parent(&mut command, rustix::process::Signal::KILL);
     let mut child = command.spawn().map_err(|e| failed(format!("cannot be run: {e}")))?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {

@@ -14,7 +14,6 @@ mod image;
 mod kernel;
 mod layer;
 mod modules;
-mod parent_death;
 mod stop;
 mod strip;
 mod superblock;

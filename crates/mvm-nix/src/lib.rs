@@ -24,7 +24,6 @@ mod gc_root;
 mod lines;
 mod local;
 mod output;
-mod parent_death;
 mod process;
 mod progress;
 mod version;

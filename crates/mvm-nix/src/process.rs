@@ -2,7 +2,6 @@
 
 use crate::error::NixError;
 use crate::lines::{Line, Lines};
-use crate::parent_death::interrupt_with_parent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::fd::AsFd;
@@ -45,7 +44,9 @@ impl NixProcess {
     /// Starts `nix`. Ctrl-C in a terminal does not reach it: whoever awaits it decides.
     pub async fn start(mut command: Command, program: &Path) -> Result<Self, NixError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        interrupt_with_parent(&mut command);
+        // SIGINT, not SIGKILL: on it Nix kills its builders, which live in sessions of their own, before it ends. Nix 2.34
+        // can miss one that comes while it handles a line of its builder's log; it then ends at the next line.
+        mvm_process::signal_with_parent(command.as_std_mut(), Signal::INT);
         let failed = |source| NixError::Start { program: program.to_owned(), source };
         // The parent-death signal follows the *thread* that forked, and a runtime may retire its threads at any
         // time: a thread of its own lives exactly as long as Nix may.
