@@ -1,7 +1,7 @@
 //! From a source of an image to a VM that is ready: what `up` and a one-shot `exec` share.
 
 use crate::Context;
-use crate::follow::LogFollower;
+use crate::follow::{LogFollower, Tail};
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, Hypervisor, ImageManifest, MemorySize, PortForward, VmDirs, VmName, VmRecord};
@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime};
 
 /// Lines of the console that a boot that failed shows.
 const LAST_LINES: usize = 20;
+/// And most bytes of them.
+const LAST_BYTES: usize = 64 * 1024;
 
 /// An image, found or built.
 pub(crate) struct Sourced {
@@ -280,17 +282,15 @@ fn show_why(ctx: &Context, vm: &VmDirs, fault: &mut Fault, console: Option<LogFo
 }
 
 fn last_lines(mut log: LogFollower) -> Vec<String> {
-    let mut tail = Vec::new();
+    let mut tail = Tail::new(LAST_LINES);
     while let Ok(bytes) = log.read()
         && !bytes.is_empty()
     {
-        tail.extend(bytes);
-        let excess = tail.len().saturating_sub(1 << 16);
-        tail.drain(..excess);
+        tail.push(&bytes);
     }
-    let text = String::from_utf8_lossy(&tail);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| line.trim_end().to_owned()).collect()
+    let bytes = tail.into_bytes();
+    let bytes = &bytes[bytes.len().saturating_sub(LAST_BYTES)..];
+    String::from_utf8_lossy(bytes).lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Ends a VM at once and waits until all of it is tidied up.

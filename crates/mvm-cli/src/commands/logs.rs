@@ -1,14 +1,10 @@
 //! `mvmctl logs`.
 
 use crate::Context;
-use crate::follow::LogFollower;
+use crate::follow::{LogFollower, Tail};
 use mvm_core::{Fault, VmName};
 use mvm_runtime::ControlClient;
 use mvm_runtime::control::ControlRequest;
-use std::collections::VecDeque;
-
-/// Longest line that counts as one.
-const LINE_LIMIT: usize = 64 * 1024;
 
 /// Show what a VM's console said since its last start
 #[derive(Debug, clap::Args)]
@@ -49,43 +45,22 @@ pub(crate) async fn run(args: LogsArgs, ctx: &Context) -> Result<u8, Fault> {
         }
     });
     if let Some(lines) = args.lines {
-        ctx.ui.raw(&tail(&mut log, lines)?)?;
+        let mut tail = Tail::new(lines);
+        log.drain(|bytes| {
+            tail.push(bytes);
+            Ok(())
+        })?;
+        ctx.ui.raw(&tail.into_bytes())?;
     }
     let mut ended = !args.follow;
     loop {
-        loop {
-            let bytes = log.read()?;
-            if bytes.is_empty() {
-                break;
-            }
-            ctx.ui.raw(&bytes)?;
-        }
+        log.drain(|bytes| ctx.ui.raw(bytes))?;
         if ended {
             return Ok(0);
         }
         tokio::select! {
             () = &mut end => ended = true,
             () = log.changed() => {}
-        }
-    }
-}
-
-/// The last lines of all that a log holds.
-fn tail(log: &mut LogFollower, wanted: usize) -> Result<Vec<u8>, Fault> {
-    let mut lines: VecDeque<Vec<u8>> = VecDeque::new();
-    loop {
-        let bytes = log.read()?;
-        if bytes.is_empty() {
-            return Ok(lines.into_iter().flatten().collect());
-        }
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            match lines.back_mut().filter(|line| !line.ends_with(b"\n") && line.len() < LINE_LIMIT) {
-                Some(line) => line.extend_from_slice(piece),
-                None => lines.push_back(piece.to_vec()),
-            }
-            if lines.len() > wanted {
-                lines.pop_front();
-            }
         }
     }
 }

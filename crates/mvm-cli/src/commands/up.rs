@@ -138,13 +138,7 @@ async fn attend(ctx: &Context, name: &VmName, ready: Ready, interrupts: &mut Int
         // One future over the whole loop: it must not be dropped in the middle of a line.
         let mut event = pin!(launch.event());
         loop {
-            loop {
-                let bytes = console.read()?;
-                if bytes.is_empty() {
-                    break;
-                }
-                ctx.ui.raw(&bytes)?;
-            }
+            console.drain(|bytes| ctx.ui.raw(bytes))?;
             tokio::select! {
                 event = &mut event => break Some(event),
                 () = console.changed() => {}
