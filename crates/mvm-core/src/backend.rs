@@ -23,7 +23,18 @@ impl Hypervisor {
             Self::Qemu => "qemu",
         }
     }
+
+    /// What it can honour on this machine's CPU architecture.
+    pub const fn capabilities(self) -> Capabilities {
+        match self {
+            Self::Qemu => Capabilities { pause: true, kernels: QEMU_KERNELS, max_vcpus: 64 },
+        }
+    }
 }
+
+/// QEMU enters an ELF kernel by PVH, which only x86 has; arm64's is the flat image.
+const QEMU_KERNELS: &[KernelFormat] =
+    if cfg!(target_arch = "aarch64") { &[KernelFormat::Image] } else { &[KernelFormat::Elf, KernelFormat::BzImage] };
 
 impl fmt::Display for Hypervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,12 +69,17 @@ impl FromStr for Hypervisor {
 pub struct Capabilities {
     /// Stops and continues the vCPUs.
     pub pause: bool,
-    /// Boots ELF kernels.
-    pub elf_kernel: bool,
-    /// Boots bzImage kernels.
-    pub bz_image_kernel: bool,
+    /// The formats of kernels that it boots; none where a guest runs on the host's own.
+    pub kernels: &'static [KernelFormat],
     /// Most vCPUs a VM may have.
     pub max_vcpus: u32,
+}
+
+impl Capabilities {
+    /// Whether a guest with a kernel of this format can be started: one that boots none does not look at it.
+    pub fn boots(&self, format: KernelFormat) -> bool {
+        self.kernels.is_empty() || self.kernels.contains(&format)
+    }
 }
 
 /// A VM, ready to be launched: paths are absolute and have been checked.

@@ -73,6 +73,17 @@ pub enum KernelFormat {
     Image,
 }
 
+impl KernelFormat {
+    /// Its word in image.json.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Elf => "elf",
+            Self::BzImage => "bzImage",
+            Self::Image => "Image",
+        }
+    }
+}
+
 /// The initrd of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitrdFile {

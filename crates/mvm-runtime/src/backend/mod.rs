@@ -1,11 +1,22 @@
-//! Backends: what runs an image.
+//! Backends: what runs an image. Each is a module with a type that finds it on this machine and starts machines, and
+//! a `Vmm`, a machine that it started.
+//!
+//! | what differs | how it is told apart |
+//! |---|---|
+//! | kernels, vCPUs, pauses | [`Capabilities`], data of `mvm-core`, checked here before a backend is asked |
+//! | the kernel command line | [`AnyBackend::command_line`]; none where a guest runs on the host's kernel |
+//! | drives | each backend takes from [`LaunchSpec::drives`] what it can attach |
+//! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
+//! | the console | a stream of bytes, whatever it comes from |
 
+mod program;
 mod qemu;
 
-use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, LaunchSpec};
+use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, LaunchSpec};
 use std::io;
 use std::path::PathBuf;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::AsyncRead;
+use tokio::net::UnixListener;
 
 use crate::channel::{GuestChannel, GuestStream};
 
@@ -40,12 +51,12 @@ pub enum BackendError {
         program: &'static str,
     },
     /// A kernel of a format that it does not load.
-    #[error("{hypervisor} on this machine cannot boot a kernel of the format {format}")]
+    #[error("{hypervisor} on this machine cannot boot a kernel of the format {}", .format.as_str())]
     Kernel {
         /// Which backend.
         hypervisor: Hypervisor,
-        /// The format, as in image.json.
-        format: &'static str,
+        /// The format.
+        format: KernelFormat,
     },
     /// More vCPUs than it can give.
     #[error("{hypervisor} gives a VM at most {max} vCPUs, not {asked}")]
@@ -118,37 +129,40 @@ impl AnyBackend {
         }
     }
 
-    /// What it can honour.
-    pub fn capabilities(&self) -> Capabilities {
+    /// The kernel command line with which it boots a guest; none where a guest runs on the host's kernel.
+    pub fn command_line(&self, spec: &LaunchSpec) -> Option<String> {
         match self {
-            Self::Qemu(_) => qemu::CAPABILITIES,
-        }
-    }
-
-    /// The kernel command line with which it boots a guest.
-    pub fn command_line(&self, spec: &LaunchSpec) -> String {
-        match self {
-            Self::Qemu(q) => q.command_line(spec),
+            Self::Qemu(q) => Some(q.command_line(spec)),
         }
     }
 
     /// Starts a machine. `log` takes what the VMM and its helpers say.
     pub async fn start(&self, spec: &LaunchSpec, log: &std::fs::File) -> Result<Launched, BackendError> {
+        let hypervisor = self.hypervisor();
+        let Capabilities { max_vcpus, .. } = hypervisor.capabilities();
+        if !hypervisor.capabilities().boots(spec.kernel_format) {
+            return Err(BackendError::Kernel { hypervisor, format: spec.kernel_format });
+        }
+        if spec.vcpus > max_vcpus {
+            return Err(BackendError::Vcpus { hypervisor, max: max_vcpus, asked: spec.vcpus });
+        }
         match self {
             Self::Qemu(q) => q.start(spec, log).await,
         }
     }
 }
 
+/// What a guest says on its console.
+pub type Console = Box<dyn AsyncRead + Unpin>;
+
 /// A machine that was just started, and its two ends that others serve.
-#[derive(Debug)]
 pub struct Launched {
     /// The machine.
     pub machine: Machine,
     /// Where the guest announces itself.
     pub announce: Announce,
-    /// The guest's serial console.
-    pub console: UnixStream,
+    /// The guest's console, to its end.
+    pub console: Console,
 }
 
 /// A running machine. Dropping it kills its processes.
@@ -156,7 +170,13 @@ pub struct Launched {
 pub struct Machine {
     /// Where the guest's agent will listen.
     pub channel: GuestChannel,
-    vmm: qemu::Vmm,
+    vmm: Vmm,
+}
+
+/// The machine of one backend or another.
+#[derive(Debug)]
+enum Vmm {
+    Qemu(qemu::Vmm),
 }
 
 /// How a machine ended.
@@ -171,27 +191,37 @@ pub enum MachineEnd {
 impl Machine {
     /// The VMM's process.
     pub fn pid(&self) -> Option<u32> {
-        self.vmm.pid()
+        match &self.vmm {
+            Vmm::Qemu(vmm) => vmm.pid(),
+        }
     }
 
     /// Waits for the VMM's end. Cancel-safe.
     pub async fn ended(&mut self) -> MachineEnd {
-        self.vmm.ended().await
+        match &mut self.vmm {
+            Vmm::Qemu(vmm) => vmm.ended().await,
+        }
     }
 
     /// Stops the vCPUs.
     pub async fn pause(&self) -> Result<(), BackendError> {
-        self.vmm.pause().await
+        match &self.vmm {
+            Vmm::Qemu(vmm) => vmm.pause().await,
+        }
     }
 
     /// Lets the vCPUs go on.
     pub async fn resume(&self) -> Result<(), BackendError> {
-        self.vmm.resume().await
+        match &self.vmm {
+            Vmm::Qemu(vmm) => vmm.resume().await,
+        }
     }
 
     /// Kills the VMM and its helpers and waits until they are gone.
     pub async fn kill(&mut self) {
-        self.vmm.kill().await;
+        match &mut self.vmm {
+            Vmm::Qemu(vmm) => vmm.kill().await,
+        }
     }
 }
 

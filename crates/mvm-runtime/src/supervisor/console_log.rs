@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes after which the log moves to `console.log.1`, over the one before.
 const ROTATE_AT: u64 = 8 << 20;
@@ -42,7 +41,7 @@ impl ConsoleLog {
     }
 
     /// Writes what the console says until it ends. A full disk costs lines, never the VM.
-    pub(super) async fn follow(mut self, mut console: UnixStream) {
+    pub(super) async fn follow(mut self, mut console: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; 16 * 1024];
         let mut lost = false;
         loop {

@@ -189,7 +189,7 @@ impl Supervisor {
         let backend = AnyBackend::choose(spec.hypervisor, registry.dirs()).await?;
         record.hypervisor = Some(backend.hypervisor());
         record.accelerator = Some(backend.accelerator().into());
-        record.cmdline = Some(backend.command_line(&launch));
+        record.cmdline = backend.command_line(&launch);
         let launched = backend.start(&launch, &log).await?;
         record.vmm_pid = launched.machine.pid();
         record.vsock_cid = launched.machine.channel.cid();

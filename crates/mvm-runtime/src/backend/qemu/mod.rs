@@ -7,16 +7,10 @@ mod vsock;
 
 pub(super) use vmm::Vmm;
 
+use super::program::find_program;
 use super::{BackendError, Launched};
-use mvm_core::{Capabilities, Dirs, Hypervisor, KernelFormat, LaunchSpec};
+use mvm_core::{Dirs, Hypervisor, LaunchSpec};
 use std::path::PathBuf;
-
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    pause: true,
-    elf_kernel: cfg!(target_arch = "x86_64"),
-    bz_image_kernel: cfg!(target_arch = "x86_64"),
-    max_vcpus: 64,
-};
 
 /// The emulator of this machine's own CPU: guests are of the host's architecture.
 const SYSTEM_EMULATOR: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
@@ -67,29 +61,8 @@ impl Qemu {
     }
 
     pub(super) async fn start(&self, spec: &LaunchSpec, log: &std::fs::File) -> Result<Launched, BackendError> {
-        let hypervisor = Hypervisor::Qemu;
-        match spec.kernel_format {
-            KernelFormat::Elf if CAPABILITIES.elf_kernel => {}
-            KernelFormat::BzImage if CAPABILITIES.bz_image_kernel => {}
-            KernelFormat::Image if cfg!(target_arch = "aarch64") => {}
-            KernelFormat::Elf => return Err(BackendError::Kernel { hypervisor, format: "elf" }),
-            KernelFormat::BzImage => return Err(BackendError::Kernel { hypervisor, format: "bzImage" }),
-            KernelFormat::Image => return Err(BackendError::Kernel { hypervisor, format: "Image" }),
-        }
-        if spec.vcpus > CAPABILITIES.max_vcpus {
-            return Err(BackendError::Vcpus { hypervisor, max: CAPABILITIES.max_vcpus, asked: spec.vcpus });
-        }
         vmm::launch(self, spec, log).await
     }
-}
-
-/// A program named by a variable, else found on PATH.
-fn find_program(variable: &'static str, program: &'static str) -> Result<Option<PathBuf>, BackendError> {
-    if let Some(path) = std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from) {
-        return if path.is_file() { Ok(Some(path)) } else { Err(BackendError::Chosen { variable, path, program }) };
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    Ok(std::env::split_paths(&path).map(|dir| dir.join(program)).find(|p| p.is_file()))
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

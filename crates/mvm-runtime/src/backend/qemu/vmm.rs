@@ -1,6 +1,6 @@
 //! One QEMU process: started, spoken to over QMP, watched to its end.
 
-use super::super::{BackendError, Launched, Machine, MachineEnd};
+use super::super::{self as backend, BackendError, Launched, Machine, MachineEnd};
 use super::Qemu;
 use super::arguments::{arguments, fds};
 use super::vsock::Attachment;
@@ -86,8 +86,8 @@ pub(super) async fn launch(qemu: &Qemu, spec: &LaunchSpec, log: &std::fs::File) 
             return Err(failed(status.map_or_else(|e| e.to_string(), |s| format!("it ended at once ({s})"))));
         }
     };
-    let machine = Machine { channel, vmm: Vmm { qemu: child, vsock, qmp, reader } };
-    Ok(Launched { machine, announce, console })
+    let vmm = backend::Vmm::Qemu(Vmm { qemu: child, vsock, qmp, reader });
+    Ok(Launched { machine: Machine { channel, vmm }, announce, console: Box::new(console) })
 }
 
 impl Vmm {

@@ -1,7 +1,7 @@
 //! The vsock device: the kernel's where `/dev/vhost-vsock` can be opened, else `vhost-device-vsock` as a child.
 
+use super::super::program::find_program;
 use super::super::{Announce, BackendError};
-use super::find_program;
 use crate::channel::GuestChannel;
 use crate::child;
 use futures_util::StreamExt;
