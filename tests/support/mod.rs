@@ -44,6 +44,7 @@ const STOPPED: &[&str] = &[
     "cache/mvm/vms/*/state.json",
     "local/share/mvm/vms/*/gcroot",
     "local/share/mvm/vms/*/keys.json",
+    "local/share/mvm/vms/*/runner/*",
     "local/share/mvm/vms/*/rw.ext4",
     "local/share/mvm/vms/*/spec.json",
     "local/state/mvm/logs/*/console.log",

@@ -4,7 +4,7 @@ use crate::Context;
 use crate::follow::{LogFollower, Tail};
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
-use mvm_core::{ErrorKind, Fault, Hypervisor, ImageManifest, MemorySize, PortForward, VmDirs, VmName, VmRecord};
+use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, VmDirs, VmName, VmRecord};
 use mvm_core::{VmSource, VmSpec};
 use mvm_image::{GuestKernel, Image};
 use mvm_nix::{BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
@@ -25,7 +25,7 @@ const LAST_BYTES: usize = 64 * 1024;
 pub(crate) struct Sourced {
     folder: PathBuf,
     source: VmSource,
-    manifest: ImageManifest,
+    defaults: ImageDefaults,
     root: Option<BuildRoot>,
 }
 
@@ -111,9 +111,46 @@ pub(crate) async fn flake(
     done
 }
 
+/// The runner of a NixOS configuration that uses microvm.nix; `link` as for [`flake`].
+pub(crate) async fn runner(
+    ctx: &Context,
+    text: &str,
+    link: &Path,
+    interrupts: &mut Interrupts,
+) -> Result<Sourced, Fault> {
+    let options = flake_ref(text)?.microvm_options()?;
+    let nix = Nix::find()?;
+    let resources = tokio::select! {
+        read = nix.microvm_resources(&options) => read?,
+        fault = interrupts.fault() => return Err(fault),
+    };
+    let building = ctx.registry.building()?;
+    let runner = format!("{options}.declaredRunner");
+    let (flake, output) = nix_build(ctx, &runner, link, interrupts).await?;
+    let root = BuildRoot { root: output.root.clone(), _building: building };
+    let done = || -> Result<Sourced, Fault> {
+        let folder = PathBuf::from(output.path.to_absolute_path());
+        mvm_runtime::check_runner(&folder)?;
+        let (vcpus, memory) = (resources.vcpu, MemorySize::from_mib(resources.mem)?);
+        let defaults = ImageDefaults { vcpus, memory, ports: Vec::new() };
+        Ok(Sourced { folder, source: VmSource::Flake { flake: flake.to_string() }, defaults, root: Some(root) })
+    };
+    let done = done();
+    if done.is_err() {
+        output.root.release()?;
+    }
+    done
+}
+
 fn sourced(folder: PathBuf, source: VmSource, root: Option<BuildRoot>) -> Result<Sourced, Fault> {
-    let manifest = Image::open(&folder)?.manifest().clone();
-    Ok(Sourced { folder, source, manifest, root })
+    let defaults = Image::open(&folder)?.manifest().defaults.clone();
+    Ok(Sourced { folder, source, defaults, root })
+}
+
+/// A flake ref as typed in the current folder.
+fn flake_ref(text: &str) -> Result<FlakeRef, Fault> {
+    let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
+    Ok(FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?)
 }
 
 /// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
@@ -123,8 +160,7 @@ pub(crate) async fn nix_build(
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<(FlakeRef, BuildOutput), Fault> {
-    let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
-    let flake = FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?;
+    let flake = flake_ref(text)?;
     let nix = Nix::find()?;
     let request = BuildRequest::new(flake.clone(), link);
     let mut progress = BuildProgress::new(&ctx.ui);
@@ -144,7 +180,7 @@ pub(crate) async fn create(
     wishes: Wishes,
     interrupts: &mut Interrupts,
 ) -> Result<VmDirs, Fault> {
-    let defaults = from.manifest.defaults;
+    let defaults = from.defaults;
     let mut ports = wishes.ports;
     // What the user publishes takes the place of what the image proposes for the same port of the guest.
     ports.extend(defaults.ports.into_iter().filter(|p| !ports.iter().any(|o| o.guest == p.guest)).collect::<Vec<_>>());

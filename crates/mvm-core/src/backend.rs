@@ -11,24 +11,98 @@ use std::{fmt, str::FromStr};
 pub enum Hypervisor {
     /// QEMU's microvm machine, with KVM or in software.
     Qemu,
+    /// Whatever a NixOS configuration's own runner starts (microvm.nix's `declaredRunner`). Chosen by name only.
+    MicrovmNix,
 }
 
 impl Hypervisor {
     /// Every hypervisor that this build has.
-    pub const ALL: [Self; 1] = [Self::Qemu];
+    pub const ALL: [Self; 2] = [Self::Qemu, Self::MicrovmNix];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
+            Self::MicrovmNix => "microvm-nix",
         }
     }
 
     /// What it can honour on this machine's CPU architecture.
     pub const fn capabilities(self) -> Capabilities {
         match self {
-            Self::Qemu => Capabilities { pause: true, kernels: QEMU_KERNELS, max_vcpus: 64 },
+            Self::Qemu => Capabilities { image: true, agent: true, pause: true, kernels: QEMU_KERNELS, max_vcpus: 64 },
+            // Its kernel and vCPUs are the configuration's affair.
+            Self::MicrovmNix => {
+                Capabilities { image: false, agent: false, pause: true, kernels: &[], max_vcpus: u32::MAX }
+            }
         }
+    }
+}
+
+/// What a user may ask for and not every backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Runs an image of mvm, with the resources that the user chooses.
+    Image,
+    /// mvm's agent in the guest.
+    Agent,
+    /// Stops and continues the vCPUs.
+    Pause,
+}
+
+/// Something that a backend cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Unsupported {
+    /// Which backend.
+    pub hypervisor: Hypervisor,
+    /// What it lacks.
+    pub feature: Feature,
+    /// The option or command that needs it, as typed.
+    pub what: String,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hypervisor, feature, what } = self;
+        match feature {
+            Feature::Image => {
+                write!(f, "{hypervisor} cannot honour {what}: it runs a NixOS configuration, which decides for itself")
+            }
+            Feature::Agent => {
+                write!(f, "{hypervisor} cannot honour {what}: no agent of mvm is known to run in its guests")
+            }
+            Feature::Pause => write!(f, "{hypervisor} cannot honour {what}: it cannot stop the vCPUs"),
+        }
+    }
+}
+
+impl Diagnostic for Unsupported {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Usage
+    }
+    fn hint(&self) -> Option<String> {
+        match self.feature {
+            Feature::Image => {
+                Some("set it in the configuration: microvm.vcpu, microvm.mem, microvm.forwardPorts".into())
+            }
+            Feature::Agent => {
+                Some("the guest's own services, as ssh, lead in; `mvmctl logs NAME` shows its console".into())
+            }
+            Feature::Pause => None,
+        }
+    }
+}
+
+impl Hypervisor {
+    /// Refuses, by name, what this hypervisor cannot do.
+    pub fn require(self, feature: Feature, what: &str) -> Result<(), Unsupported> {
+        let can = self.capabilities();
+        let has = match feature {
+            Feature::Image => can.image,
+            Feature::Agent => can.agent,
+            Feature::Pause => can.pause,
+        };
+        if has { Ok(()) } else { Err(Unsupported { hypervisor: self, feature, what: what.into() }) }
     }
 }
 
@@ -67,6 +141,10 @@ impl FromStr for Hypervisor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
+    /// Runs images of mvm, with the vCPUs, memory, environment and drives that it is given.
+    pub image: bool,
+    /// mvm's agent answers in its guests: readiness, health, exec, console, cp, published ports.
+    pub agent: bool,
     /// Stops and continues the vCPUs.
     pub pause: bool,
     /// The formats of kernels that it boots; none where a guest runs on the host's own.
@@ -143,8 +221,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_backend_lacks_is_refused_by_name() {
+        for hypervisor in Hypervisor::ALL {
+            let can = hypervisor.capabilities();
+            for (feature, has) in
+                [(Feature::Image, can.image), (Feature::Agent, can.agent), (Feature::Pause, can.pause)]
+            {
+                let refused = hypervisor.require(feature, "--thing").map_err(|e| e.to_string());
+                assert_eq!(refused.is_ok(), has);
+                if let Err(text) = refused {
+                    assert!(text.contains("--thing") && text.contains(hypervisor.as_str()), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn an_unknown_hypervisor_is_never_another_one() {
-        assert_eq!("qemu".parse(), Ok(Hypervisor::Qemu));
+        for known in Hypervisor::ALL {
+            assert_eq!(known.as_str().parse(), Ok(known));
+            assert_eq!(serde_json::to_value(known).unwrap(), known.as_str());
+        }
         for name in ["", "QEMU", "vbox", "qemu "] {
             assert_eq!(name.parse::<Hypervisor>(), Err(UnknownHypervisor(name.into())));
         }

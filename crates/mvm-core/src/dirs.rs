@@ -168,6 +168,10 @@ impl VmDirs {
     pub fn writable_layer(&self) -> PathBuf {
         self.share.join("rw.ext4")
     }
+    /// Where a NixOS configuration's own runner works: the volumes that it makes are user data.
+    pub fn runner(&self) -> PathBuf {
+        self.share.join("runner")
+    }
     /// The GC root that keeps a Nix-built image.
     pub fn gc_root(&self) -> PathBuf {
         self.share.join("gcroot")

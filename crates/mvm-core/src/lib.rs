@@ -14,7 +14,7 @@ mod spec;
 mod state;
 
 pub use access::AccessPolicy;
-pub use backend::{Capabilities, Drive, DriveRole, Hypervisor, LaunchSpec, UnknownHypervisor};
+pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
 pub use dirs::{Dirs, DirsError, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{

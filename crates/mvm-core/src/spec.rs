@@ -19,7 +19,7 @@ pub struct VmSpec {
     pub machine_id: String,
     /// Where the image came from.
     pub source: VmSource,
-    /// The image folder.
+    /// The image folder; with `microvm-nix` the folder of the configuration's runner.
     pub image: PathBuf,
     /// Number of virtual CPUs.
     pub vcpus: u32,

@@ -3,6 +3,7 @@
 //! ```text
 //! Created ─→ Starting ─→ Booted ─→ Ready ⇄ Degraded
 //!               │           │        │ ⇅ Paused
+//!               ├─→ Running (a guest without mvm's agent, ⇅ Paused)
 //!               └───────────┴────────┴──→ Stopping ─→ Stopped | Failed
 //! ```
 
@@ -24,6 +25,8 @@ pub enum VmState {
     Ready,
     /// Ready before, but a service or health check fails now.
     Degraded,
+    /// Its VMM runs; how the guest is, nobody tells, for it has no agent of mvm.
+    Running,
     /// Its vCPUs are stopped.
     Paused,
     /// Asked to power off.
@@ -36,12 +39,13 @@ pub enum VmState {
 
 impl VmState {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Created,
         Self::Starting,
         Self::Booted,
         Self::Ready,
         Self::Degraded,
+        Self::Running,
         Self::Paused,
         Self::Stopping,
         Self::Stopped,
@@ -50,7 +54,7 @@ impl VmState {
 
     /// Whether a supervisor owns a VM in this state.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Booted | Self::Ready | Self::Degraded | Self::Paused | Self::Stopping)
+        !matches!(self, Self::Created | Self::Stopped | Self::Failed)
     }
 
     /// The state's word.
@@ -61,6 +65,7 @@ impl VmState {
             Self::Booted => "booted",
             Self::Ready => "ready",
             Self::Degraded => "degraded",
+            Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",

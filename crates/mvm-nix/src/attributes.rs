@@ -42,7 +42,7 @@ impl Nix {
     }
 }
 
-fn listed(names: &[String]) -> Option<String> {
+pub(crate) fn listed(names: &[String]) -> Option<String> {
     let shown: Vec<_> = names.iter().take(MAX_NAMES).map(String::as_str).collect();
     match names.len() {
         0 => None,

@@ -93,6 +93,9 @@ pub enum FlakeRefError {
     /// A local flake whose folder is something else.
     #[error("{} is not a folder", .0.display())]
     NotAFolder(PathBuf),
+    /// No name of a NixOS configuration.
+    #[error("flake ref {0:?} names no NixOS configuration")]
+    NoConfiguration(String),
     /// A folder without `flake.nix`.
     #[error("there is no flake.nix in {}", .folder.display())]
     NoFlake {
@@ -130,6 +133,7 @@ impl Diagnostic for FlakeRefError {
             Self::NoFlake { folder } => {
                 format!("name the folder that holds flake.nix, or make one: `nix flake init` in {}", folder.display())
             }
+            Self::NoConfiguration(_) => "write it as `.#NAME`, with a NAME of the flake's nixosConfigurations".into(),
             Self::Unreadable { .. } => "check the folder's permissions".into(),
             _ => "flake refs look like `.`, `./folder#attribute`, `github:owner/repo?dir=sub#attribute`, `nixpkgs#hello`".into(),
         })

@@ -63,6 +63,22 @@ pub(crate) fn keep_only(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the sockets of a folder that others work in; one that is not there is fine.
+pub(crate) fn remove_sockets(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_socket() {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file; one that is not there is fine.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

@@ -2,7 +2,7 @@
 
 use crate::channel::{GuestChannel, GuestStream, open_channel};
 use crate::{files, registry::Registry};
-use mvm_core::{ErrorKind, Fault, VmName, VmState};
+use mvm_core::{ErrorKind, Fault, Feature, VmName, VmState};
 use mvm_protocol::{Channel, ChannelError, ChannelKeys, Control, ExitStatus, FrameType, STDIN_WINDOW};
 use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -10,10 +10,13 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Opens a channel to a VM that runs, for one request.
 pub async fn channel(registry: &Registry, name: &VmName) -> Result<Channel<GuestStream>, Fault> {
-    let record = registry.get(name)?.record;
+    let crate::Snapshot { spec, record } = registry.get(name)?;
+    if let Some(hypervisor) = spec.hypervisor.or(record.hypervisor) {
+        hypervisor.require(Feature::Agent, "exec, console and cp")?;
+    }
     let state = record.state;
     match state {
-        VmState::Ready | VmState::Degraded | VmState::Booted => {}
+        VmState::Ready | VmState::Degraded | VmState::Running | VmState::Booted => {}
         VmState::Paused => {
             let fault = Fault::new(ErrorKind::GuestUnreachable, format!("the VM {name} is paused"));
             return Err(fault.with_hint(format!("`mvmctl resume {name}`")));

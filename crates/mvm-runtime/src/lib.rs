@@ -19,7 +19,7 @@ mod supervisor;
 mod tsc;
 mod unix;
 
-pub use backend::{AnyBackend, BackendError};
+pub use backend::{AnyBackend, BackendError, RunnerError, check_runner};
 pub use channel::{GuestChannel, GuestStream, open_channel};
 pub use control::{ControlClient, ControlError};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

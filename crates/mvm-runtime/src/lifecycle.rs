@@ -4,6 +4,7 @@
 //! Created ─→ Starting ─announced→ Booted ─ready→ Ready ⇄ Degraded
 //!                │                   │             │ ⇅       │ ⇅
 //!                │                   │           Paused ─────┘
+//!                ├─ no agent to wait for ─→ Running ⇄ Paused
 //!                └─────── stop ──────┴──── stop ───┴──→ Stopping ─ended→ Stopped
 //!                └────── ended ──────┴──── ended ──┘ ─→ Failed
 //! ```
@@ -38,12 +39,14 @@ pub struct Refused {
 pub struct Lifecycle {
     state: VmState,
     healthy: bool,
+    /// Whether a guest's agent tells how it is.
+    agent: bool,
 }
 
 impl Lifecycle {
     /// A VM whose supervisor has just begun.
     pub const fn starting() -> Self {
-        Self { state: VmState::Starting, healthy: true }
+        Self { state: VmState::Starting, healthy: true, agent: true }
     }
 
     /// The state.
@@ -53,12 +56,12 @@ impl Lifecycle {
 
     /// A person's demand. `Ok(false)` where it holds already.
     pub fn demand(&mut self, demand: Demand) -> Result<bool, Refused> {
-        use VmState::{Booted, Degraded, Paused, Ready, Starting, Stopping};
+        use VmState::{Booted, Degraded, Paused, Ready, Running, Starting, Stopping};
         let next = match (demand, self.state) {
-            (Demand::Pause, Ready | Degraded) => Paused,
-            (Demand::Resume, Paused) => self.running(),
-            (Demand::Stop, Starting | Booted | Ready | Degraded | Paused) => Stopping,
-            (Demand::Pause, Paused) | (Demand::Resume, Ready | Degraded) | (Demand::Stop, Stopping) => {
+            (Demand::Pause, Ready | Degraded | Running) => Paused,
+            (Demand::Resume, Paused) => self.going(),
+            (Demand::Stop, Starting | Booted | Ready | Degraded | Running | Paused) => Stopping,
+            (Demand::Pause, Paused) | (Demand::Resume, Ready | Degraded | Running) | (Demand::Stop, Stopping) => {
                 return Ok(false);
             }
             (demand, state) => return Err(Refused { demand, state }),
@@ -72,11 +75,17 @@ impl Lifecycle {
         self.enter(VmState::Starting, VmState::Booted)
     }
 
+    /// The VMM runs a guest that has no agent: there is nothing to wait for. Whether that changed the state.
+    pub fn runs_without_agent(&mut self) -> bool {
+        self.agent = false;
+        self.enter(VmState::Starting, VmState::Running)
+    }
+
     /// The guest said how it is. Whether that changed the state.
     pub fn reported(&mut self, ready: bool, degraded: bool) -> bool {
         self.healthy = !degraded;
         match self.state {
-            VmState::Booted if ready => self.state = self.running(),
+            VmState::Booted if ready => self.state = self.going(),
             VmState::Ready if degraded => self.state = VmState::Degraded,
             VmState::Degraded if !degraded => self.state = VmState::Ready,
             _ => return false,
@@ -98,8 +107,12 @@ impl Lifecycle {
         self.state = if self.state == VmState::Stopping { VmState::Stopped } else { VmState::Failed };
     }
 
-    fn running(self) -> VmState {
-        if self.healthy { VmState::Ready } else { VmState::Degraded }
+    fn going(self) -> VmState {
+        match (self.agent, self.healthy) {
+            (false, _) => VmState::Running,
+            (true, true) => VmState::Ready,
+            (true, false) => VmState::Degraded,
+        }
     }
 
     fn enter(&mut self, from: VmState, to: VmState) -> bool {
@@ -120,6 +133,7 @@ mod tests {
     enum Step {
         Demand(Demand),
         Announced,
+        NoAgent,
         Reported(bool, bool),
         PoweringOff,
         Ended,
@@ -129,6 +143,7 @@ mod tests {
         prop_oneof![
             prop_oneof![Just(Demand::Pause), Just(Demand::Resume), Just(Demand::Stop)].prop_map(Step::Demand),
             Just(Step::Announced),
+            Just(Step::NoAgent),
             any::<(bool, bool)>().prop_map(|(r, d)| Step::Reported(r, d)),
             Just(Step::PoweringOff),
             Just(Step::Ended),
@@ -147,6 +162,7 @@ mod tests {
                         Err(_) => prop_assert_eq!(vm, before),
                     },
                     Step::Announced => { vm.announced(); }
+                    Step::NoAgent => { vm.runs_without_agent(); }
                     Step::Reported(r, d) => { vm.reported(r, d); }
                     Step::PoweringOff => { vm.powering_off(); }
                     Step::Ended => vm.ended(),
@@ -163,7 +179,7 @@ mod tests {
                     prop_assert!(matches!(before.state(), Booted | Degraded | Paused));
                 }
                 if vm.state() == Paused && before.state() != Paused {
-                    prop_assert!(matches!(before.state(), Ready | Degraded));
+                    prop_assert!(matches!(before.state(), Ready | Degraded | Running));
                 }
             }
         }
@@ -176,6 +192,16 @@ mod tests {
         assert_eq!(vm.demand(Demand::Pause), Ok(true));
         assert_eq!(vm.demand(Demand::Resume), Ok(true));
         assert_eq!(vm.state(), VmState::Degraded);
+    }
+
+    #[test]
+    fn a_vm_without_agent_runs_again_after_a_pause() {
+        let mut vm = Lifecycle::starting();
+        assert!(vm.runs_without_agent());
+        assert!(!vm.reported(true, false), "nobody can report");
+        assert_eq!(vm.demand(Demand::Pause), Ok(true));
+        assert_eq!(vm.demand(Demand::Resume), Ok(true));
+        assert_eq!(vm.state(), VmState::Running);
     }
 
     #[test]

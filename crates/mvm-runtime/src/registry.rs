@@ -283,6 +283,7 @@ fn share(path: &Path) -> io::Result<File> {
 /// with it. Best effort: a start does all of it again, and a reader without the right to write still gets the truth.
 fn settle(vm: &VmDirs, record: &VmRecord) {
     let done = files::remove_dir(vm.runtime())
+        .and_then(|()| files::remove_sockets(&vm.runner()))
         .and_then(|()| files::keep_only(&vm.state()))
         .and_then(|()| files::remove_file(&mvm_image::draft_of(&vm.writable_layer())))
         .and_then(|()| files::write_json(&vm.state(), record));

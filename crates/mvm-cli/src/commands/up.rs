@@ -4,7 +4,7 @@ use crate::Context;
 use crate::boot::{self, Ready, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
-use mvm_core::{ErrorKind, Fault, Hypervisor, MemorySize, PortForward, VmName};
+use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, VmName};
 use mvm_runtime::{LaunchEvent, RegistryError};
 use std::ffi::OsString;
 use std::pin::pin;
@@ -45,7 +45,7 @@ pub(crate) struct UpArgs {
     /// Return when the VM is ready
     #[arg(short, long)]
     detach: bool,
-    /// Force a hypervisor
+    /// Force a hypervisor: qemu, or microvm-nix for the runner of a NixOS configuration
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<Hypervisor>,
     /// Remove the VM with everything it owns when it stops
@@ -69,6 +69,27 @@ impl UpArgs {
         ]
         .into_iter()
         .find_map(|(given, option)| given.then_some(option))
+    }
+
+    /// Refuses, by name, what the hypervisor that was forced cannot honour.
+    fn check_hypervisor(&self) -> Result<(), Fault> {
+        let Some(hypervisor) = self.hypervisor else { return Ok(()) };
+        for (given, feature, option) in [
+            (self.image.is_some(), Feature::Image, "--image"),
+            (self.cpus.is_some(), Feature::Image, "--cpus"),
+            (self.memory.is_some(), Feature::Image, "--memory"),
+            (!self.env.is_empty(), Feature::Image, "--env"),
+            (!self.ports.is_empty(), Feature::Agent, "--port"),
+        ] {
+            if given {
+                hypervisor.require(feature, option)?;
+            }
+        }
+        if !hypervisor.capabilities().image && self.flake.is_none() {
+            let message = format!("--hypervisor {hypervisor} runs a NixOS configuration of a flake, and none is given");
+            return Err(Fault::new(ErrorKind::Usage, message).with_hint("name it: --flake .#NAME"));
+        }
+        Ok(())
     }
 }
 
@@ -97,11 +118,15 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         }
     } else {
         // Said before a build that may take long.
+        args.check_hypervisor()?;
         args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
         let sourced = match (&args.flake, &args.image) {
             (Some(flake), _) => {
                 let link = ctx.dirs().gc_roots().join(name.as_str());
-                boot::flake(ctx, flake, &link, &mut interrupts).await?
+                match args.hypervisor {
+                    Some(Hypervisor::MicrovmNix) => boot::runner(ctx, flake, &link, &mut interrupts).await?,
+                    _ => boot::flake(ctx, flake, &link, &mut interrupts).await?,
+                }
             }
             (None, Some(image)) => boot::folder(ctx, image)?,
             (None, None) => boot::built_in(ctx, &mut interrupts).await?,

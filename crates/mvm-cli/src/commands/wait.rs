@@ -28,7 +28,8 @@ pub(crate) async fn run(args: WaitArgs, ctx: &Context) -> Result<u8, Fault> {
         let mut control = ControlClient::connect(&ctx.registry.vm(name))?;
         let mut record = Some(control.ask(&ControlRequest::Follow).await?);
         while let Some(now) = record {
-            if args.until == Until::Ready && matches!(now.state, VmState::Ready | VmState::Degraded) {
+            if args.until == Until::Ready && matches!(now.state, VmState::Ready | VmState::Degraded | VmState::Running)
+            {
                 return Ok(0);
             }
             record = match control.next().await {

@@ -9,10 +9,15 @@
 //! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
 //! | the console | a stream of bytes, whatever it comes from |
 
+mod microvm_nix;
 mod program;
 mod qemu;
 
+pub(crate) use microvm_nix::Runner;
+pub use microvm_nix::{RunnerError, check_runner};
 use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, LaunchSpec};
+
+use rustix::process::Signal;
 use std::io;
 use std::path::PathBuf;
 use tokio::io::AsyncRead;
@@ -50,6 +55,9 @@ pub enum BackendError {
         /// The program that it stands for.
         program: &'static str,
     },
+    /// It runs something else than images.
+    #[error("{0} runs no images of mvm")]
+    NoImage(Hypervisor),
     /// A kernel of a format that it does not load.
     #[error("{hypervisor} on this machine cannot boot a kernel of the format {}", .format.as_str())]
     Kernel {
@@ -86,12 +94,18 @@ pub enum BackendError {
     },
 }
 
+impl BackendError {
+    pub(crate) fn control(program: &str, detail: impl ToString) -> Self {
+        Self::Control { program: program.into(), detail: detail.to_string() }
+    }
+}
+
 impl Diagnostic for BackendError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Program { .. } | Self::Chosen { .. } | Self::Start { .. } => ErrorKind::BackendUnavailable,
             Self::Kernel { .. } => ErrorKind::ImageInvalid,
-            Self::Vcpus { .. } => ErrorKind::Usage,
+            Self::Vcpus { .. } | Self::NoImage(_) => ErrorKind::Usage,
             Self::Control { .. } => ErrorKind::Unexpected,
         }
     }
@@ -112,6 +126,7 @@ impl AnyBackend {
     pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
         match forced {
             Some(Hypervisor::Qemu) | None => qemu::Qemu::find(dirs).await.map(Self::Qemu),
+            Some(other @ Hypervisor::MicrovmNix) => Err(BackendError::NoImage(other)),
         }
     }
 
@@ -159,8 +174,8 @@ pub type Console = Box<dyn AsyncRead + Unpin>;
 pub struct Launched {
     /// The machine.
     pub machine: Machine,
-    /// Where the guest announces itself.
-    pub announce: Announce,
+    /// Where the guest announces itself; none where it has no agent.
+    pub announce: Option<Announce>,
     /// The guest's console, to its end.
     pub console: Console,
 }
@@ -168,8 +183,8 @@ pub struct Launched {
 /// A running machine. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct Machine {
-    /// Where the guest's agent will listen.
-    pub channel: GuestChannel,
+    /// Where the guest's agent will listen; none where it has no agent.
+    pub channel: Option<GuestChannel>,
     vmm: Vmm,
 }
 
@@ -177,6 +192,7 @@ pub struct Machine {
 #[derive(Debug)]
 enum Vmm {
     Qemu(qemu::Vmm),
+    MicrovmNix(microvm_nix::Vmm),
 }
 
 /// How a machine ended.
@@ -193,6 +209,7 @@ impl Machine {
     pub fn pid(&self) -> Option<u32> {
         match &self.vmm {
             Vmm::Qemu(vmm) => vmm.pid(),
+            Vmm::MicrovmNix(vmm) => vmm.pid(),
         }
     }
 
@@ -200,6 +217,7 @@ impl Machine {
     pub async fn ended(&mut self) -> MachineEnd {
         match &mut self.vmm {
             Vmm::Qemu(vmm) => vmm.ended().await,
+            Vmm::MicrovmNix(vmm) => vmm.ended().await,
         }
     }
 
@@ -207,6 +225,7 @@ impl Machine {
     pub async fn pause(&self) -> Result<(), BackendError> {
         match &self.vmm {
             Vmm::Qemu(vmm) => vmm.pause().await,
+            Vmm::MicrovmNix(vmm) => vmm.signal(Signal::STOP),
         }
     }
 
@@ -214,6 +233,16 @@ impl Machine {
     pub async fn resume(&self) -> Result<(), BackendError> {
         match &self.vmm {
             Vmm::Qemu(vmm) => vmm.resume().await,
+            Vmm::MicrovmNix(vmm) => vmm.signal(Signal::CONT),
+        }
+    }
+
+    /// Asks a guest without agent to power off. `false` where there is no way to ask.
+    pub fn ask_to_power_off(&mut self) -> Result<bool, BackendError> {
+        match &mut self.vmm {
+            // Its guests are asked through their agent.
+            Vmm::Qemu(_) => Ok(false),
+            Vmm::MicrovmNix(vmm) => vmm.ask_to_power_off(),
         }
     }
 
@@ -221,6 +250,7 @@ impl Machine {
     pub async fn kill(&mut self) {
         match &mut self.vmm {
             Vmm::Qemu(vmm) => vmm.kill().await,
+            Vmm::MicrovmNix(vmm) => vmm.kill().await,
         }
     }
 }

@@ -13,7 +13,8 @@ mod watcher;
 
 pub use launch::{Launch, LaunchEvent};
 
-use crate::backend::{AnyBackend, Launched, Machine, MachineEnd};
+use crate::backend::{AnyBackend, Launched, Machine, MachineEnd, Runner, check_runner};
+use crate::channel::GuestChannel;
 use crate::control::ControlAnswer;
 use crate::lifecycle::{Demand, Lifecycle};
 use crate::registry::Registry;
@@ -21,7 +22,8 @@ use crate::{clock, files};
 use console_log::ConsoleLog;
 use forwards::Forwards;
 use launch::Parent;
-use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, VmDirs, VmName, VmRecord, VmSpec, VmState};
+use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, VmDirs, VmName};
+use mvm_core::{VmRecord, VmSpec, VmState};
 use mvm_protocol::{ChannelKeys, HostKeys, Request};
 use serve::{Command, Reply};
 use std::fs::File;
@@ -94,6 +96,7 @@ fn finish(
         }
     };
     warn("the sockets cannot be removed", files::remove_dir(vm.runtime()));
+    warn("the runner's sockets cannot be removed", files::remove_sockets(&vm.runner()));
     warn("the config drive cannot be removed", files::remove_file(&vm.config_drive()));
     warn("the last state cannot be written", files::write_json(&vm.state(), &record));
     if files::read_json::<VmSpec>(&vm.spec()).is_ok_and(|spec| spec.ephemeral)
@@ -185,14 +188,24 @@ impl Supervisor {
         let log = File::options().create(true).append(true).open(vm.hypervisor_log());
         let log = log.map_err(cannot("cannot open the hypervisor's log"))?;
         let console_log = ConsoleLog::open(vm.console_log()).map_err(cannot("cannot open the console's log"))?;
-        let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys).await?;
-        let backend = AnyBackend::choose(spec.hypervisor, registry.dirs()).await?;
-        record.hypervisor = Some(backend.hypervisor());
-        record.accelerator = Some(backend.accelerator().into());
-        record.cmdline = backend.command_line(&launch);
-        let launched = backend.start(&launch, &log).await?;
+        let launched = match spec.hypervisor {
+            Some(Hypervisor::MicrovmNix) => {
+                record.hypervisor = spec.hypervisor;
+                check_runner(&spec.image)?;
+                files::private_dir(&vm.runner()).map_err(cannot("cannot make the runner's folder"))?;
+                Runner { folder: &spec.image, work: &vm.runner() }.start(&log)?
+            }
+            forced => {
+                let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys).await?;
+                let backend = AnyBackend::choose(forced, registry.dirs()).await?;
+                record.hypervisor = Some(backend.hypervisor());
+                record.accelerator = Some(backend.accelerator().into());
+                record.cmdline = backend.command_line(&launch);
+                backend.start(&launch, &log).await?
+            }
+        };
         record.vmm_pid = launched.machine.pid();
-        record.vsock_cid = launched.machine.channel.cid();
+        record.vsock_cid = launched.machine.channel.as_ref().and_then(GuestChannel::cid);
         let keys = keys.host().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
         Ok(Assembled { keys: Rc::new(keys), launched, forwards, console_log })
     }
@@ -200,9 +213,13 @@ impl Supervisor {
     fn new(vm: VmDirs, record: VmRecord, assembled: Assembled) -> Self {
         let Assembled { keys, launched: Launched { machine, announce, console }, mut forwards, console_log } =
             assembled;
-        forwards.serve(machine.channel.clone(), keys.clone());
+        if let Some(channel) = machine.channel.clone() {
+            forwards.serve(channel, keys.clone());
+        }
         let (tell, guest) = mpsc::channel(16);
-        tokio::task::spawn_local(watcher::watch(announce, keys.clone(), tell));
+        if let Some(announce) = announce {
+            tokio::task::spawn_local(watcher::watch(announce, keys.clone(), tell));
+        }
         Self {
             vm,
             keys,
@@ -238,7 +255,12 @@ impl Supervisor {
         };
         self.publish();
         launch::tell(&LaunchEvent::Started { record: Box::new(self.changes.borrow().clone()) });
-        self.deadline = Some(Instant::now() + boot_deadline);
+        if self.machine.channel.is_some() {
+            self.deadline = Some(Instant::now() + boot_deadline);
+        } else if self.lifecycle.runs_without_agent() {
+            self.publish();
+            launch::tell(&LaunchEvent::Ready { record: Box::new(self.changes.borrow().clone()) });
+        }
         let end = loop {
             let wake = tokio::select! {
                 biased;
@@ -271,7 +293,7 @@ impl Supervisor {
             }
             serve::Request::Pause => self.demand(Demand::Pause).await,
             serve::Request::Resume => self.demand(Demand::Resume).await,
-            serve::Request::Forward(forward) => self.forwards.add(forward).map(|_| ()).map_err(Fault::from),
+            serve::Request::Forward(forward) => self.forward(forward),
             serve::Request::Unforward(forward) => self.forwards.remove(forward).map_err(Fault::from),
         };
         let answer = match done {
@@ -285,6 +307,14 @@ impl Supervisor {
         };
         // Who asked may have gone.
         let _ = reply.send(answer);
+    }
+
+    fn forward(&mut self, forward: PortForward) -> Result<(), Fault> {
+        if let Some(hypervisor) = self.changes.borrow().hypervisor {
+            hypervisor.require(Feature::Agent, "forward")?;
+        }
+        self.forwards.add(forward)?;
+        Ok(())
     }
 
     async fn demand(&mut self, demand: Demand) -> Result<(), Fault> {
@@ -311,7 +341,7 @@ impl Supervisor {
         let fresh = matches!(self.lifecycle.demand(Demand::Stop), Ok(true));
         self.deadline = Some(self.deadline.filter(|d| !fresh && *d < deadline).unwrap_or(deadline));
         self.publish();
-        let listens = matches!(before, VmState::Booted | VmState::Ready | VmState::Degraded | VmState::Paused);
+        let listens = !matches!(before, VmState::Starting | VmState::Stopping);
         if !fresh {
             if grace.is_zero() {
                 self.kill().await;
@@ -325,7 +355,17 @@ impl Supervisor {
         if before == VmState::Paused && self.machine.resume().await.is_err() {
             return self.kill().await;
         }
-        let (channel, keys) = (self.machine.channel.clone(), self.keys.clone());
+        let Some(channel) = self.machine.channel.clone() else {
+            return match self.machine.ask_to_power_off() {
+                Ok(true) => {}
+                Ok(false) => self.kill().await,
+                Err(error) => {
+                    tracing::warn!(%error, "the guest cannot be asked to power off");
+                    self.kill().await;
+                }
+            };
+        };
+        let keys = self.keys.clone();
         tokio::task::spawn_local(async move {
             let asked =
                 async { crate::channel::open_channel(&channel, &keys).await?.request(&Request::Shutdown).await };
@@ -412,6 +452,8 @@ impl Supervisor {
         let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.console).await;
         let (reason, fault) = match (self.reason.take(), end) {
             (Some((reason, why)), _) => (reason, why.or(fault)),
+            // Without an agent that would have told, an end in order is all that is seen of a power-off.
+            (None, MachineEnd::GuestPoweredOff) if was == VmState::Running => (ExitReason::GuestPoweredOff, fault),
             (None, end) => {
                 let detail = match end {
                     MachineEnd::GuestPoweredOff => "the guest reset or panicked".to_string(),

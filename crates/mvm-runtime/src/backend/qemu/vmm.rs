@@ -9,7 +9,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use mvm_core::LaunchSpec;
 use qapi::futures::{QapiService, QmpStreamTokio};
 use qapi::qmp;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -87,7 +87,11 @@ pub(super) async fn launch(qemu: &Qemu, spec: &LaunchSpec, log: &std::fs::File) 
         }
     };
     let vmm = backend::Vmm::Qemu(Vmm { qemu: child, vsock, qmp, reader });
-    Ok(Launched { machine: Machine { channel, vmm }, announce, console: Box::new(console) })
+    Ok(Launched {
+        machine: Machine { channel: Some(channel), vmm },
+        announce: Some(announce),
+        console: Box::new(console),
+    })
 }
 
 impl Vmm {
@@ -141,11 +145,7 @@ impl Vmm {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), BackendError> {
-        let failed = |detail| BackendError::Control { program: "qemu".into(), detail };
-        // Not waited for yet, so the number is still its own.
-        let pid = self.qemu.id().and_then(|pid| Pid::from_raw(pid as i32));
-        let pid = pid.ok_or_else(|| failed("it has ended".into()))?;
-        kill_process(pid, signal).map_err(|e| failed(io::Error::from(e).to_string()))
+        child::signal(&self.qemu, signal).map_err(|e| BackendError::control("qemu", e))
     }
 
     pub(crate) async fn kill(&mut self) {
@@ -158,7 +158,7 @@ impl Vmm {
     }
 
     async fn execute<C: qmp::QmpCommand>(&self, command: C) -> Result<(), BackendError> {
-        let failed = |detail| BackendError::Control { program: "qemu".into(), detail };
+        let failed = |detail: String| BackendError::control("qemu", detail);
         match tokio::time::timeout(COMMAND_DEADLINE, self.qmp.execute(command)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(failed(e.to_string())),

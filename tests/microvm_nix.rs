@@ -1,0 +1,123 @@
+//! A NixOS configuration's own runner under mvm's supervisor. The runner is a stand-in of the shape that microvm.nix
+//! makes; the hypervisor and the kernel in it are real.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use serde_json::Value;
+use support::{User, flake};
+
+fn record(user: &User) -> Value {
+    let vm: Value = serde_json::from_str(&user.ok(&["inspect", "vm", "--json"])).unwrap();
+    vm["record"].clone()
+}
+
+/// Follows the console until a line of it has these words.
+fn console_says(user: &User, words: &str) {
+    use std::io::{BufRead, BufReader};
+    let mut logs = user.command(&["logs", "-f", "vm"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(logs.stdout.take().unwrap()).lines().map_while(Result::ok).any(|l| l.contains(words));
+    let _ = logs.kill();
+    logs.wait().unwrap();
+    assert!(said, "the console never said {words:?}");
+}
+
+#[test]
+fn a_runner_from_up_to_down() {
+    let user = User::new();
+    let flake = flake::install(&user);
+    let at = format!("{}#box", flake.display());
+    user.ok(&["up", "-d", "vm", "--hypervisor", "microvm-nix", "--flake", &at]);
+    let record_ = record(&user);
+    assert_eq!((&record_["state"], &record_["hypervisor"]), (&"running".into(), &"microvm-nix".into()));
+    assert_eq!(record_["bootMs"], Value::Null, "nobody knows when it was ready");
+    let vm: Value = serde_json::from_str(&user.ok(&["inspect", "vm", "--json"])).unwrap();
+    assert_eq!((&vm["spec"]["vcpus"], &vm["spec"]["memoryMiB"]), (&1.into(), &128.into()), "the configuration's own");
+    console_says(&user, "hello from the runner");
+    user.ok(&["wait", "vm"]);
+
+    // What needs the agent is refused by name, at once.
+    for (args, word) in [
+        (&["exec", "vm", "--", "true"][..], "exec"),
+        (&["cp", "vm:/etc", "."], "cp"),
+        (&["forward", "vm", "-p", "0:80"], "forward"),
+    ] {
+        let stderr = user.fails(2, args);
+        assert!(stderr.contains(word) && stderr.contains("microvm-nix") && stderr.contains("hint: "), "{stderr}");
+    }
+    user.ok(&["pause", "vm"]);
+    assert_eq!(record(&user)["state"], "paused");
+    user.ok(&["resume", "vm"]);
+    assert_eq!(record(&user)["state"], "running");
+
+    // The configuration's own script asks the guest, and the runner's files are user data.
+    user.ok(&["down", "vm"]);
+    assert_eq!(record(&user)["exit"]["kind"], "requested");
+    user.assert_nothing_left();
+    let volume = user.home().join(".local/share/mvm/vms/vm/runner/volume");
+    assert_eq!(std::fs::read_to_string(volume).unwrap(), "made by box\n");
+    user.ok(&["start", "-d", "vm"]);
+    assert_eq!(record(&user)["state"], "running");
+    user.ok(&["down", "vm", "--force"]);
+    assert_eq!(record(&user)["exit"]["kind"], "killed");
+    user.ok(&["rm", "vm"]);
+    user.assert_never_was();
+}
+
+#[test]
+fn a_guest_that_ends_by_itself() {
+    let user = User::new();
+    let at = format!("{}#nixosConfigurations.brief", flake::install(&user).display());
+    // In the foreground: its console, then its end.
+    let console = user.ok(&["up", "vm", "--hypervisor", "microvm-nix", "--flake", &at]);
+    assert!(console.contains("hello and goodbye"), "{console}");
+    let record = record(&user);
+    assert_eq!((&record["state"], &record["exit"]["kind"]), (&"stopped".into(), &"guest-powered-off".into()));
+    user.assert_nothing_left();
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_the_runner_along() {
+    let user = User::new();
+    let at = format!("{}#box", flake::install(&user).display());
+    user.ok(&["up", "-d", "vm", "--hypervisor", "microvm-nix", "--flake", &at]);
+    let supervisor = record(&user)["supervisorPid"].as_i64().unwrap();
+    let vmm = record(&user)["vmmPid"].as_i64().unwrap();
+    let pid = |n: i64| rustix::process::Pid::from_raw(n as i32).unwrap();
+    let ended = rustix::process::pidfd_open(pid(vmm), rustix::process::PidfdFlags::empty()).unwrap();
+    // As a hypervisor leaves its own.
+    let socket = user.home().join(".local/share/mvm/vms/vm/runner/box.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    rustix::process::kill_process(pid(supervisor), rustix::process::Signal::KILL).unwrap();
+    let mut fds = [rustix::event::PollFd::new(&ended, rustix::event::PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1, "the hypervisor lives on");
+    assert_eq!(record(&user)["state"], "failed");
+    user.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_run() {
+    let user = User::new();
+    let flake = flake::install(&user);
+    let at = |name: &str| format!("{}#{name}", flake.display());
+    fn up<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["up", "-d", "vm", "--hypervisor", "microvm-nix"][..], more].concat()
+    }
+    for (code, args, words) in [
+        (2, up(&[]), "--flake"),
+        (2, up(&["--image", "x"]), "--image"),
+        (2, up(&["--flake", &at("box"), "--cpus", "2"]), "--cpus"),
+        (2, up(&["--flake", &at("box"), "--memory", "1G"]), "--memory"),
+        (2, up(&["--flake", &at("box"), "-e", "A=b"]), "--env"),
+        (2, up(&["--flake", &at("box"), "-p", "0:80"]), "--port"),
+        (2, up(&["--flake", flake.to_str().unwrap()]), "names no NixOS configuration"),
+        (3, up(&["--flake", &at("no-such")]), "box, brief, no-runner, plain"),
+        (3, up(&["--flake", &at("plain")]), "imports the module of microvm.nix"),
+        (9, up(&["--flake", &at("no-runner")]), "bin/microvm-run"),
+    ] {
+        let stderr = user.fails(code, &args);
+        assert!(stderr.contains(words) && stderr.contains("\nhint: "), "{args:?}: {stderr}");
+        user.assert_never_was();
+    }
+}
