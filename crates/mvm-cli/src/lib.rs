@@ -55,6 +55,7 @@ enum Command {
     Forward(forward::ForwardArgs),
     Cp(cp::CpArgs),
     Build(build::BuildArgs),
+    Doctor(doctor::DoctorArgs),
     /// The process that owns a VM; started by `up`.
     #[command(name = "__supervise", hide = true)]
     Supervise {
@@ -144,6 +145,7 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
         Command::Forward(args) => forward::run(args, ctx).await,
         Command::Cp(args) => cp::run(args, ctx).await,
         Command::Build(args) => build::run(args, ctx).await,
+        Command::Doctor(args) => doctor::run(args, ctx).await,
         Command::Supervise { name, boot_timeout } => {
             // Out of the terminal's reach. A process that leads a group cannot leave its session: it is in the
             // background of the terminal then, and all that can still reach it is a hang-up, which it survives.

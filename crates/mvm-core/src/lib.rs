@@ -4,6 +4,7 @@
 
 mod access;
 mod backend;
+mod detect;
 mod dirs;
 mod error;
 mod guest;
@@ -15,6 +16,7 @@ mod state;
 
 pub use access::AccessPolicy;
 pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
+pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
 pub use dirs::{Dirs, DirsError, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{

@@ -19,7 +19,7 @@ mod strip;
 mod superblock;
 mod unpack;
 
-pub use builtin::{ensure_builtin, find_guest_binary};
+pub use builtin::{ensure_builtin, find_busybox, find_guest_binary};
 pub use config_drive::write_config_drive;
 pub use draft::draft_of;
 pub use error::ImageError;

@@ -5,14 +5,18 @@ mod channel;
 mod child;
 mod clock;
 pub mod control;
+mod doctor;
+mod facts;
 mod files;
 pub mod guest;
+mod http;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod kvm;
 mod lifecycle;
 mod memory;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod probes;
+mod program;
 mod registry;
 mod supervisor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -22,6 +26,7 @@ mod unix;
 pub use backend::{AnyBackend, BackendError, RunnerError, check_runner};
 pub use channel::{GuestChannel, GuestStream, open_channel};
 pub use control::{ControlClient, ControlError};
+pub use doctor::{Dependency, Report, examine};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use kvm::run_probe as run_kvm_probe;
 pub use lifecycle::{Demand, Lifecycle, Refused};

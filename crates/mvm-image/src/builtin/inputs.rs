@@ -40,7 +40,7 @@ pub fn find_guest_binary() -> Result<PathBuf, ImageError> {
 }
 
 /// A busybox that runs in a guest: `MVM_BUSYBOX`, else the first static one of `PATH` and the usual places.
-pub(super) fn find_busybox() -> Result<PathBuf, ImageError> {
+pub fn find_busybox() -> Result<PathBuf, ImageError> {
     const HINT: &str = "install a static busybox (Debian: `apt-get install busybox-static`), or set MVM_BUSYBOX";
     if let Some(given) = std::env::var_os("MVM_BUSYBOX").filter(|v| !v.is_empty()) {
         let given = PathBuf::from(given);

@@ -5,7 +5,7 @@ mod index;
 mod inputs;
 mod rootfs;
 
-pub use inputs::find_guest_binary;
+pub use inputs::{find_busybox, find_guest_binary};
 
 use crate::cpio::write_initrd;
 use crate::draft::{self, once};

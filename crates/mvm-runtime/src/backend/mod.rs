@@ -10,7 +10,6 @@
 //! | the console | a stream of bytes, whatever it comes from |
 
 mod microvm_nix;
-mod program;
 mod qemu;
 
 pub(crate) use microvm_nix::Runner;
@@ -24,6 +23,7 @@ use tokio::io::AsyncRead;
 use tokio::net::UnixListener;
 
 use crate::channel::{GuestChannel, GuestStream};
+use crate::program::{NotThere, Program};
 
 /// A backend, chosen.
 #[derive(Debug)]
@@ -95,6 +95,16 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// A program that has to be there.
+    pub(crate) fn find(hypervisor: Hypervisor, program: &Program) -> Result<PathBuf, Self> {
+        let Program { name, hint, .. } = *program;
+        match program.find() {
+            Ok(Some(path)) => Ok(path),
+            Ok(None) => Err(Self::Program { hypervisor, program: name, hint }),
+            Err(NotThere { variable, path }) => Err(Self::Chosen { variable, path, program: name }),
+        }
+    }
+
     pub(crate) fn control(program: &str, detail: impl ToString) -> Self {
         Self::Control { program: program.into(), detail: detail.to_string() }
     }
@@ -124,8 +134,10 @@ impl Diagnostic for BackendError {
 impl AnyBackend {
     /// The backend that was forced, or the one that this machine offers.
     pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
-        match forced {
-            Some(Hypervisor::Qemu) | None => qemu::Qemu::find(dirs).await.map(Self::Qemu),
+        let facts = crate::facts::gather(dirs).await;
+        match forced.or(facts.choose().hypervisor) {
+            // The last resort tells what it lacks.
+            Some(Hypervisor::Qemu) | None => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
             Some(other @ Hypervisor::MicrovmNix) => Err(BackendError::NoImage(other)),
         }
     }

@@ -7,13 +7,10 @@ mod vsock;
 
 pub(super) use vmm::Vmm;
 
-use super::program::find_program;
 use super::{BackendError, Launched};
-use mvm_core::{Dirs, Hypervisor, LaunchSpec};
+use crate::program::QEMU;
+use mvm_core::{Dirs, Hypervisor, Kvm, LaunchSpec};
 use std::path::PathBuf;
-
-/// The emulator of this machine's own CPU: guests are of the host's architecture.
-const SYSTEM_EMULATOR: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
 /// How vCPUs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +33,11 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Finds QEMU and what it needs, and finds out how vCPUs run here.
-    pub(super) async fn find(dirs: &Dirs) -> Result<Self, BackendError> {
-        let program = find_program("MVM_QEMU", SYSTEM_EMULATOR)?.ok_or(BackendError::Program {
-            hypervisor: Hypervisor::Qemu,
-            program: SYSTEM_EMULATOR,
-            hint: "install it: `apt-get install qemu-system-x86` (Debian, Ubuntu), `dnf install qemu-system-x86-core` \
-                   (Fedora), `pacman -S qemu-system-x86` (Arch)",
-        })?;
+    /// Finds QEMU and what it needs; with KVM where a vCPU runs with it.
+    pub(super) async fn find(kvm: &Kvm, dirs: &Dirs) -> Result<Self, BackendError> {
+        let program = BackendError::find(Hypervisor::Qemu, &QEMU)?;
         let vsock = vsock::Device::find()?;
-        let accelerator = accelerator(dirs).await;
+        let accelerator = if *kvm == Kvm::Works { Accelerator::Kvm } else { in_software(dirs).await };
         Ok(Self { program, accelerator, vsock })
     }
 
@@ -66,15 +58,11 @@ impl Qemu {
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-async fn accelerator(dirs: &Dirs) -> Accelerator {
-    if crate::kvm::runs(dirs).await {
-        return Accelerator::Kvm;
-    }
+async fn in_software(dirs: &Dirs) -> Accelerator {
     Accelerator::Tcg { tsc_khz: Some(crate::tsc::khz(dirs).await) }
 }
 
-/// Elsewhere QEMU is the last resort and runs in software.
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-async fn accelerator(_dirs: &Dirs) -> Accelerator {
+async fn in_software(_dirs: &Dirs) -> Accelerator {
     Accelerator::Tcg { tsc_khz: None }
 }

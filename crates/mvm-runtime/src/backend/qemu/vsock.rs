@@ -1,9 +1,9 @@
 //! The vsock device: the kernel's where `/dev/vhost-vsock` can be opened, else `vhost-device-vsock` as a child.
 
-use super::super::program::find_program;
 use super::super::{Announce, BackendError};
 use crate::channel::GuestChannel;
 use crate::child;
+use crate::program::VHOST_DEVICE_VSOCK;
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use mvm_core::{Hypervisor, LaunchSpec};
@@ -48,17 +48,10 @@ pub(super) enum Attachment {
 
 impl Device {
     pub(super) fn find() -> Result<Self, BackendError> {
-        if std::fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok() {
+        if crate::facts::kernel_vsock() {
             return Ok(Self::Kernel);
         }
-        find_program("MVM_VHOST_DEVICE_VSOCK", "vhost-device-vsock")?.map(Self::VhostUser).ok_or(
-            BackendError::Program {
-                hypervisor: Hypervisor::Qemu,
-                program: "vhost-device-vsock",
-                hint: "load the kernel's own device (`modprobe vhost_vsock`, and let your user open /dev/vhost-vsock), \
-                   or `cargo install --locked vhost-device-vsock`",
-            },
-        )
+        BackendError::find(Hypervisor::Qemu, &VHOST_DEVICE_VSOCK).map(Self::VhostUser)
     }
 
     /// Attaches a device to a VM; the descriptor is for QEMU to inherit.

@@ -1,0 +1,29 @@
+//! What this machine has for running VMs: the facts from which `mvm-core` decides.
+
+use crate::program::{NIX, QEMU, VHOST_DEVICE_VSOCK};
+use mvm_core::{Dirs, HostFacts, Kvm, Part};
+
+/// The facts, as far as they can be told without starting programs. KVM is tried, once a boot of the host.
+pub(crate) async fn gather(dirs: &Dirs) -> HostFacts {
+    HostFacts { kvm: kvm(dirs).await, qemu: QEMU.present(), vsock: vsock(), nix: NIX.present() }
+}
+
+/// A vsock device for QEMU.
+fn vsock() -> Part {
+    if kernel_vsock() { Ok(()) } else { VHOST_DEVICE_VSOCK.present() }
+}
+
+/// Whether the kernel's own device can be opened.
+pub(crate) fn kernel_vsock() -> bool {
+    cfg!(target_os = "linux") && std::fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok()
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) async fn kvm(dirs: &Dirs) -> Kvm {
+    crate::kvm::state(dirs).await
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) async fn kvm(_dirs: &Dirs) -> Kvm {
+    Kvm::NotTried
+}
