@@ -25,6 +25,9 @@ pub struct GuestManifest {
     pub shell: Vec<String>,
     /// Environment of services, exec and console.
     pub env: BTreeMap<String, String>,
+    /// Program and arguments of the guest's own init, executed as PID 1 once the root is there. Where it is empty,
+    /// `mvm-guest` itself is the init.
+    pub init: Vec<String>,
     /// Services by name.
     pub services: BTreeMap<String, Service>,
     /// Health checks by name.
@@ -131,6 +134,16 @@ mod tests {
     fn an_absent_policy_is_closed() {
         let manifest: GuestManifest = serde_json::from_str(r#"{"schema":1}"#).unwrap();
         assert_eq!(manifest.policy, AccessPolicy { console: false, exec: false, files: false, forward: false });
+    }
+
+    #[test]
+    fn an_init_is_the_images_to_choose() {
+        let older: GuestManifest = serde_json::from_str(r#"{"schema":1,"services":{}}"#).unwrap();
+        assert!(older.init.is_empty());
+        let manifest = GuestManifest { init: vec!["/sbin/init".into(), "--quiet".into()], ..older };
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert!(text.contains(r#""init":["/sbin/init","--quiet"]"#), "{text}");
+        assert_eq!(serde_json::from_str::<GuestManifest>(&text).unwrap(), manifest);
     }
 
     #[test]

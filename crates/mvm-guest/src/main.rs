@@ -2,13 +2,15 @@
 //!
 //! | started as | it is |
 //! |---|---|
-//! | PID 1 | stage 1 (finds the drives, builds the root), then init and agent |
-//! | `mvm-guest agent --config F --manifest F --listen unix:PATH` | the agent alone |
+//! | PID 1 | stage 1 (finds the drives, builds the root), then init and agent, or the init that the image names |
+//! | `mvm-guest agent --listen vsock` | the agent alone, beside such an init |
 
 #[cfg(target_os = "linux")]
 mod agent;
 #[cfg(target_os = "linux")]
 mod context;
+#[cfg(target_os = "linux")]
+mod documents;
 #[cfg(target_os = "linux")]
 mod drives;
 #[cfg(target_os = "linux")]

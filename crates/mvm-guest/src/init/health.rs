@@ -23,7 +23,7 @@ const TAIL: usize = 4096;
 const MAX_DETAIL: usize = 256;
 
 /// Runs every check for as long as the guest lives.
-pub(super) fn start(guest: &Rc<Guest>) {
+pub fn start(guest: &Rc<Guest>) {
     let began = Instant::now();
     for name in guest.manifest.health_checks.keys().cloned() {
         guest.status.send_modify(|status| drop(status.health.insert(name.clone(), unknown())));

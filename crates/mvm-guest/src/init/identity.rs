@@ -25,15 +25,23 @@ pub(super) fn assume(config: &GuestConfig) -> io::Result<()> {
 
 fn write(etc: &Path, config: &GuestConfig) -> io::Result<()> {
     fs::create_dir_all(etc)?;
-    fs::write(etc.join("hostname"), format!("{}\n", config.name))?;
-    fs::write(etc.join("machine-id"), format!("{}\n", config.machine_id))?;
+    replace(&etc.join("hostname"), &format!("{}\n", config.name))?;
+    replace(&etc.join("machine-id"), &format!("{}\n", config.machine_id))?;
     let known = fs::read_to_string(etc.join("hosts")).unwrap_or_default();
-    fs::write(etc.join("hosts"), hosts(&known, &config.name))?;
+    replace(&etc.join("hosts"), &hosts(&known, &config.name))?;
     if let Some(interface) = &config.interface {
         let lines: String = interface.resolvers.iter().map(|r| format!("nameserver {r}\n")).collect();
-        fs::write(etc.join("resolv.conf"), lines)?;
+        replace(&etc.join("resolv.conf"), &lines)?;
     }
     Ok(())
+}
+
+/// Writes a file in place of what was there. That may be a link to one that is not this guest's to change: NixOS links
+/// most of `/etc` into its store.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("mvm-new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
 }
 
 /// The image's hosts, with localhost where it is missing, and with this guest's name in place of an earlier one.
@@ -78,5 +86,19 @@ mod tests {
         let read = |name: &str| fs::read_to_string(etc.path().join(name)).unwrap();
         assert_eq!((read("hostname"), read("machine-id")), ("one\n".into(), "abc\n".into()));
         assert_eq!(read("resolv.conf"), "nameserver 10.0.0.1\nnameserver fd00::1\n");
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_left_alone() {
+        let etc = tempfile::tempdir().unwrap();
+        let (store, hosts) = (etc.path().join("store"), etc.path().join("hosts"));
+        fs::write(&store, "127.0.0.1 localhost db\n").unwrap();
+        std::os::unix::fs::symlink(&store, &hosts).unwrap();
+        let config = r#"{"schema":1,"name":"one","machineId":"abc","hostPublicKey":"","guestSecretKey":""}"#;
+        write(etc.path(), &serde_json::from_str(config).unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(&store).unwrap(), "127.0.0.1 localhost db\n");
+        let written = fs::read_to_string(&hosts).unwrap();
+        assert_eq!(written, "::1 localhost\n127.0.0.1 localhost db\n127.0.1.1 one\n");
+        assert_eq!(fs::read_dir(etc.path()).unwrap().count(), 4, "nothing half-made is left");
     }
 }

@@ -5,9 +5,10 @@
 //!                                                                                             │ asked to power off
 //! reset ── file systems closed ── connections closed ── processes ended ── services left ─────┘
 //! ```
+//! Where the manifest names another init, that is executed instead ([`handover`]), and the agent is its to start.
 
-mod documents;
-mod health;
+mod handover;
+pub mod health;
 mod identity;
 mod mounts;
 mod network;
@@ -15,7 +16,7 @@ mod services;
 mod shutdown;
 
 use crate::context::Guest;
-use crate::{agent, stage1};
+use crate::{agent, documents, stage1};
 use mvm_core::{BootPhase, GUEST_MANIFEST_PATH, GuestManifest};
 use mvm_protocol::GuestKeys;
 use rustix::system::RebootCommand;
@@ -27,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 
 /// How long threads that copy files may take to notice that their connections are gone.
-const COPY_GRACE: Duration = Duration::from_secs(1);
+pub const COPY_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the guest until it is asked to power off; comes back only by ending the VM.
 pub fn main() -> ! {
@@ -62,8 +63,16 @@ fn say(line: &str) {
 fn run(stage1_us: u64, layer: &stage1::WritableLayer) -> io::Result<()> {
     let init_us = crate::context::boot_us();
     tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::WARN).init();
-    mounts::mount_all()?;
-    let lived = begin(stage1_us, init_us);
+    mounts::mount_common()?;
+    let manifest = documents::manifest(GUEST_MANIFEST_PATH.as_ref()).unwrap_or_else(|error| {
+        say(&format!("{error}; without a manifest everything stays closed ({GUEST_MANIFEST_PATH})"));
+        GuestManifest::default()
+    });
+    let lived = if manifest.init.is_empty() {
+        begin(manifest, stage1_us, init_us)
+    } else {
+        handover::hand_over(&manifest).map(|never| match never {})
+    };
     if mounts::close(layer) && lived.is_ok() {
         say("powered off cleanly");
     }
@@ -71,14 +80,11 @@ fn run(stage1_us: u64, layer: &stage1::WritableLayer) -> io::Result<()> {
 }
 
 /// From the mounts to the last process. However it ends, the file systems are closed after it.
-fn begin(stage1_us: u64, init_us: u64) -> io::Result<()> {
+fn begin(manifest: GuestManifest, stage1_us: u64, init_us: u64) -> io::Result<()> {
+    mounts::mount_own()?;
     // Ctrl-Alt-Del is a request that comes as SIGINT, not a reset.
     let _ = rustix::system::reboot(RebootCommand::CadOff);
-    let config = documents::config()?;
-    let manifest = documents::manifest().unwrap_or_else(|error| {
-        say(&format!("{error}; without a manifest everything stays closed ({GUEST_MANIFEST_PATH})"));
-        GuestManifest::default()
-    });
+    let config = documents::config_from_drive()?;
     identity::assume(&config)?;
     let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -11,24 +11,32 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 
-/// Mounts what every program expects.
-pub(super) fn mount_all() -> io::Result<()> {
-    let private = MountFlags::NOSUID | MountFlags::NODEV;
+/// What no file system of a device holds.
+const PRIVATE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// Mounts what an init finds mounted, mvm's or another (<https://systemd.io/INITRD_INTERFACE/>).
+pub(super) fn mount_common() -> io::Result<()> {
     for (kind, at, flags, options) in [
         ("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, c"gid=5,mode=620,ptmxmode=666"),
-        ("tmpfs", "/dev/shm", private, c"mode=1777"),
-        ("tmpfs", "/run", private, c"mode=0755"),
-        ("tmpfs", "/tmp", private, c"mode=1777"),
+        ("tmpfs", "/dev/shm", PRIVATE, c"mode=1777"),
+        ("tmpfs", "/run", PRIVATE, c"mode=0755"),
     ] {
         fs::create_dir_all(at)?;
         mount_fs(kind, at, flags, Some(options))?;
     }
-    // A kernel without control groups is fine: nothing here needs them.
-    let _ = mount_fs("cgroup2", "/sys/fs/cgroup", private | MountFlags::NOEXEC, None);
     for (target, name) in [("fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr")] {
         // The kernel made /dev a moment ago; a program that misses these says so itself.
         let _ = symlink(format!("/proc/self/{target}"), format!("/dev/{name}"));
     }
+    Ok(())
+}
+
+/// Mounts what is left to an init, where that is mvm's.
+pub(super) fn mount_own() -> io::Result<()> {
+    fs::create_dir_all("/tmp")?;
+    mount_fs("tmpfs", "/tmp", PRIVATE, Some(c"mode=1777"))?;
+    // A kernel without control groups is fine: nothing here needs them.
+    let _ = mount_fs("cgroup2", "/sys/fs/cgroup", PRIVATE | MountFlags::NOEXEC, None);
     Ok(())
 }
 

@@ -265,6 +265,50 @@ async fn the_status_is_there_at_once_and_stays() {
     assert!(!status.stopping);
 }
 
+/// Asks for the status, ends the agent, and reads on to the end: what has been said.
+async fn last_words(agent: Agent, end: impl AsyncFnOnce(&Agent)) -> Vec<GuestStatus> {
+    let mut channel = agent.request(&Request::Watch).await.unwrap();
+    let mut said = Vec::new();
+    let first = within(channel.receive()).await.unwrap().unwrap();
+    said.push(first.json(FrameType::Status).unwrap());
+    end(&agent).await;
+    while let Ok(Some(frame)) = within(channel.receive()).await {
+        said.push(frame.json(FrameType::Status).unwrap());
+    }
+    said
+}
+
+#[tokio::test]
+async fn who_watches_hears_of_the_end() {
+    let terminated = last_words(Agent::start(), async |agent| {
+        let pid = rustix::process::Pid::from_child(&agent.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    });
+    let asked = last_words(Agent::start(), async |agent| {
+        agent.request(&Request::Shutdown).await.unwrap();
+    });
+    for said in [terminated.await, asked.await] {
+        assert!(said.first().is_some_and(|status| status.ready && !status.stopping), "{said:?}");
+        assert!(said.last().is_some_and(|status| status.stopping), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn health_is_told_beside_another_init_too() {
+    let check = |command: &[&str]| json!({"command": command, "startupGraceSeconds": 0});
+    let checks = json!({"good": check(&["true"]), "bad": check(&["sh", "-c", "echo no; false"])});
+    let agent = Agent::with(json!({"schema": 1, "healthChecks": checks}));
+    let mut channel = agent.request(&Request::Watch).await.unwrap();
+    loop {
+        let status: GuestStatus = within(channel.receive()).await.unwrap().unwrap().json(FrameType::Status).unwrap();
+        let health = |name: &str| status.health.get(name).and_then(|health| health.healthy);
+        if (health("good"), health("bad")) == (Some(true), Some(false)) {
+            assert_eq!(status.health["bad"].detail, "no");
+            return;
+        }
+    }
+}
+
 #[tokio::test]
 async fn shutdown_is_answered_before_it_begins() {
     let mut agent = Agent::start();
