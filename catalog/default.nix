@@ -1,15 +1,10 @@
 # The images that come with mvm: one folder each, with a module (default.nix) and what is told of it (meta.nix).
-let
-  inherit (import ../nix/source.nix) agentBesideInit;
-in
 rec {
   names =
     let
       entries = builtins.readDir ./.;
     in
-    builtins.filter (
-      name: entries.${name} == "directory" && (agentBesideInit || (meta name).kind != "nixos")
-    ) (builtins.attrNames entries);
+    builtins.filter (name: entries.${name} == "directory") (builtins.attrNames entries);
 
   module = name: ./. + "/${name}";
 

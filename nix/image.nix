@@ -11,8 +11,6 @@
   agent,
   # { file; format; cmdline; modules: a folder of .ko files or null; initrd: whether stage 1 needs one }
   kernel,
-  # /sbin/mvm-guest, which a kernel without an initrd executes: the agent, unless the guest has an init of its own.
-  init ? agent.program,
   # /etc/mvm/guest.json
   guest,
   # `defaults` of image.json
@@ -21,7 +19,7 @@
   base ? null,
   packages ? [ ],
   # [ { name; uid; gid; description; home; shell; } ], [ { name; gid; members; } ]; without users the image leaves
-  # everything in /etc to the guest's own init.
+  # everything in /etc to the init that `guest.init` names.
   users,
   groups,
   # [ { path; mode; uid; gid; } ], and files with `text` or `source`; a source whose mode is null is linked.
@@ -46,7 +44,7 @@ let
   };
   rootfs = import ./image/rootfs.nix { inherit run; } {
     name = "${prefix}${name}-rootfs";
-    inherit content init size;
+    inherit content agent size;
   };
   initrd = import ./image/initrd.nix { inherit run; } {
     name = "${prefix}initrd";

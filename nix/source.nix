@@ -10,8 +10,6 @@ let
 in
 {
   inherit (cargo.workspace.package) version;
-  # Whether stage 1 hands over to an init of the guest's own, which `mvm-guest agent --listen vsock` serves beside.
-  agentBesideInit = false;
   # Of the protocol between host and guest.
   protocol = builtins.fromJSON (builtins.head (builtins.head numbers));
 }

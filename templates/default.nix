@@ -1,6 +1,5 @@
 # What `nix flake init -t mvm#NAME` and `mvmctl template init --preset NAME` copy.
 let
-  inherit (import ../nix/source.nix) agentBesideInit;
   template = name: description: {
     path = ./. + "/${name}";
     inherit description;
@@ -14,5 +13,5 @@ rec {
   node = template "node" "A web service in Node.js";
   worker = template "worker" "A job that runs again and again, closed to its host";
   postgres = template "postgres" "PostgreSQL with a database of your own";
+  nixos = template "nixos" "NixOS with systemd";
 }
-// (if agentBesideInit then { nixos = template "nixos" "NixOS with systemd"; } else { })

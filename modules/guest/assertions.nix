@@ -226,6 +226,9 @@ in
     (refuse (
       config.base == null && config.access.console && config.shell == [ ]
     ) "access.console is open, but without `base` there is no /bin/sh: set `shell`")
+    (refuse (
+      config.init != [ ] && config.services != { }
+    ) "services are started by mvm's init, and the guest has one of its own: let `init` start them")
     (unique "users have the same uid" (user: user.uid) config.users)
     (unique "groups have the same gid" (group: group.gid) config.groups)
     (unsupported "hostName" (config.hostName != null) "a guest is called like its VM")
@@ -238,6 +241,14 @@ in
     (unsupported "rootfs.verity" config.rootfs.verity "")
   ]
   ++ lib.optionals (config.shell != [ ]) (commandAssertions "shell" config.shell)
+  ++ lib.optionals (config.init != [ ]) (
+    commandAssertions "init" config.init
+    ++ [
+      (refuse (
+        !lib.hasPrefix "/" (builtins.head config.init)
+      ) "init is ${quote (builtins.head config.init)}, which is no absolute path")
+    ]
+  )
   ++ portAssertions
   ++ envAssertions "env" config.env
   ++ lib.concatLists (mapAttrsToList serviceAssertions config.services)

@@ -134,7 +134,7 @@ in
           ;
       };
       consoleIdleSeconds = config.access.consoleIdleTimeout;
-      inherit (config) shell env;
+      inherit (config) shell env init;
       services = lib.mapAttrs (
         _: service:
         without {

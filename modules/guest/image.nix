@@ -54,6 +54,16 @@ in
       description = "What `mvmctl console` runs; nothing stands for `/bin/sh -l`.";
     };
 
+    init = mkOption {
+      type = own.command;
+      default = [ ];
+      example = [ "/sbin/init" ];
+      description = ''
+        An init in place of mvm's: a program with its arguments, executed as PID 1 once the root is there. It starts `/sbin/mvm-guest agent --listen vsock`, and resets the guest when that has ended; what else it finds and has to
+        do is in `docs/image-format.md`. `services` are its business then, and cannot be set.
+      '';
+    };
+
     kernel = {
       file = mkOption {
         type = types.either types.package own.absolutePath;

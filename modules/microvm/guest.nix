@@ -1,11 +1,7 @@
 # A NixOS as an mvm guest: systemd is its init, mvm-guest a unit, and config.system.build.mvmImage the image.
 #
-# stage 1 (mvm-guest in the initrd: drives, overlay) ── /sbin/mvm-guest (below) ── NixOS's stage 2 ── systemd ── mvm-agent
-{
-  mvm,
-  # False while mvm-guest does not serve vsock beside another init.
-  agentBesideInit ? (import ../../nix/source.nix).agentBesideInit,
-}:
+# stage 1 (mvm-guest: drives, overlay, names) ── NixOS's stage 2 ── systemd ── mvm-agent
+{ mvm }:
 {
   config,
   lib,
@@ -15,33 +11,16 @@
 let
   cfg = config.mvm;
   parts = mvm.guestParts pkgs;
-  agent = parts.agent.program;
 
-  # What stage 1 executes. It leaves the VM's writable layer on /run, which the overlay holds by itself.
-  handover = pkgs.writeScript "mvm-handover" ''
-    #!${pkgs.runtimeShell}
-    ${pkgs.util-linux}/bin/umount -l /run
-    ${pkgs.util-linux}/bin/mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
-    exec ${config.system.build.toplevel}/init
-  '';
-
-  # The config drive holds the guest's secret key: it is mounted for this moment only.
-  readConfig = pkgs.writeShellScript "mvm-agent-config" ''
-    set -eu
-    umask 077
-    at=$RUNTIME_DIRECTORY/drive
-    ${pkgs.coreutils}/bin/mkdir "$at"
-    ${pkgs.util-linux}/bin/mount -t ext4 -o ro,nosuid,nodev,noexec LABEL=mvm-config "$at"
-    ${pkgs.coreutils}/bin/cp "$at/config.json" "$RUNTIME_DIRECTORY/config.json"
-    ${pkgs.util-linux}/bin/umount "$at"
-    ${pkgs.coreutils}/bin/rmdir "$at"
-    ${pkgs.jq}/bin/jq -r .name "$RUNTIME_DIRECTORY/config.json" >/proc/sys/kernel/hostname
-  '';
+  reset = [
+    ""
+    "${config.systemd.package}/bin/systemctl --force reboot"
+  ];
 
   # Options of modules/guest that NixOS has options of its own for.
   elsewhere = {
+    init = "boot";
     services = "systemd.services";
-    healthChecks = "systemd.services";
     users = "users.users";
     groups = "users.groups";
     files = "environment.etc";
@@ -71,7 +50,6 @@ in
             ];
             # systemd and its journal want more than a busybox; what microvm.nix says comes before.
             resources.memory = lib.mkOverride 1200 512;
-            kernel.initrd = true;
             env.PATH = lib.mkDefault "/run/wrappers/bin:/run/current-system/sw/bin";
           };
         }
@@ -87,15 +65,9 @@ in
     assertions =
       map (a: a // { message = "mvm: ${a.message}"; }) cfg.assertions
       ++ lib.mapAttrsToList (option: instead: {
-        assertion = cfg.${option} == (if option == "packages" then [ ] else { });
+        assertion = cfg.${option} == (if lib.isList cfg.${option} then [ ] else { });
         message = "mvm.${option} is not for NixOS guests: use ${instead}";
-      }) elsewhere
-      ++ [
-        {
-          assertion = agentBesideInit;
-          message = "mvm: NixOS guests are not supported yet: mvm-guest cannot serve vsock beside another init";
-        }
-      ];
+      }) elsewhere;
 
     boot = {
       # The kernel and stage 1 are mvm's.
@@ -118,18 +90,24 @@ in
     documentation.enable = lib.mkDefault false;
     networking.useDHCP = lib.mkDefault false;
 
+    # The VM's name is its host name: stage 1 writes the file.
+    environment.etc.hostname.enable = lib.mkDefault false;
+
+    # Not every VMM has a power switch; a reset is what each takes as the end.
+    systemd.services.systemd-poweroff.serviceConfig.ExecStart = reset;
+    systemd.services.systemd-halt.serviceConfig.ExecStart = reset;
+
     systemd.services.mvm-agent = {
       description = "mvm guest agent";
       wantedBy = [ "multi-user.target" ];
       after = [ "local-fs.target" ];
-      # The host asked the guest to stop: a reset is what every VMM takes as the end.
+      # The host asked the guest to stop.
       unitConfig.SuccessAction = "reboot";
+      # Its end is the guest's.
+      restartIfChanged = false;
       serviceConfig = {
         Type = "exec";
-        ExecStartPre = "${readConfig}";
-        ExecStart = "${agent} agent --config /run/mvm/config.json --manifest /etc/mvm/guest.json --listen vsock";
-        RuntimeDirectory = "mvm";
-        RuntimeDirectoryMode = "0700";
+        ExecStart = "/sbin/mvm-guest agent --listen vsock";
         Restart = "on-failure";
         # What `mvmctl exec` started goes with the guest, not with a new agent.
         KillMode = "process";
@@ -139,11 +117,10 @@ in
     system.build.mvmImage = mvm.mkImage {
       inherit pkgs;
       arguments = cfg.build.image // {
-        init = "${handover}";
-        packages = [
-          config.system.build.toplevel
-          handover
-        ];
+        # Not by the option: the assertions, which the system itself asks, would ask for the system.
+        guest = cfg.build.guest // {
+          init = [ "${config.system.build.toplevel}/init" ];
+        };
         users = [ ];
         groups = [ ];
       };

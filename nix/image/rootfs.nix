@@ -3,7 +3,7 @@
 {
   name,
   content,
-  init,
+  agent,
   # Bytes, or null for as many as are needed.
   size,
 }:
@@ -11,7 +11,8 @@ run {
   inherit name;
   script = ./rootfs.sh;
   variables = {
-    inherit content init;
+    inherit content;
+    agent = agent.program;
     size = if size == null then "" else toString size;
     awk = "${./ext4.awk}";
     config = "${./mke2fs.conf}";

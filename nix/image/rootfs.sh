@@ -1,9 +1,10 @@
-# Makes $out/rootfs.ext4 from $content, the store paths that it needs, and $init.
+# Makes $out/rootfs.ext4 from $content, the store paths that it needs, and $agent.
 mkdir root
 cp -RP "$content/root/." root/
 chmod -R u+w root
 find root -type d -exec chmod 755 {} +
-cp "$init" root/sbin/mvm-guest
+# A kernel without an initrd executes it.
+cp "$agent" root/sbin/mvm-guest
 chmod 755 root/sbin/mvm-guest
 
 # The closure of $content, as Nix tells it; $content itself has been taken apart above.

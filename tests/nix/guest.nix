@@ -263,6 +263,21 @@ in
           })).drvPath
         ).success;
 
+    "an init of its own is the manifest's" =
+      equals [ "/sbin/init" "--quiet" ]
+        (guest {
+          init = [
+            "/sbin/init"
+            "--quiet"
+          ];
+        }).init;
+    "mvm's init has no name" = equals [ ] (guest { }).init;
+    "services that nobody would start" = refuses "let `init` start them" {
+      init = "/sbin/init";
+      services.a.command = "/bin/a";
+    };
+    "an init that nobody would find" = refuses "`init`, which is no absolute path" { init = "init"; };
+
     "an empty image is fine" = accepts { };
     "two ports of one service are fine" = accepts {
       imports = [ web ];

@@ -15,7 +15,6 @@ let
   };
   guest = import ../../modules/microvm/guest.nix {
     mvm = fakeMvm;
-    agentBesideInit = true;
   };
   base = {
     system.stateVersion = "24.11";
@@ -188,25 +187,30 @@ in
     );
     "its image is called like it" = equals "machine" nixosGuest.mvm.name;
     "its policy is the image's" = equals true nixosGuest.mvm.build.guest.policy.exec;
-    "its image has an initrd and no identity" =
+    "its image has no initrd and no identity" =
       equals
         [
-          "initrd.cpio"
+          false
           ""
         ]
         [
-          nixosGuest.system.build.mvmImage.manifest.initrd.path
+          (nixosGuest.system.build.mvmImage.manifest ? initrd)
           nixosGuest.system.build.mvmImage.content.passwd
         ];
+    "it is called like its VM" = equals false nixosGuest.environment.etc.hostname.enable;
+    "the end of its agent is its own" =
+      equals "reboot" nixosGuest.systemd.services.mvm-agent.unitConfig.SuccessAction;
+    "its health is the agent's to check" =
+      equals [ "/bin/true" ]
+        (asGuest {
+          mvm.healthChecks.a.command = "/bin/true";
+        }).mvm.build.guest.healthChecks.a.command;
+    "an init that is not NixOS's" = refuses "mvm.init is not for NixOS guests" (asGuest {
+      mvm.init = "/bin/init";
+    });
     "options that NixOS has itself" = refuses "mvm.services is not for NixOS guests" (asGuest {
       mvm.services.a.command = "/bin/a";
     });
-    "a NixOS guest whose agent cannot serve" = refuses "NixOS guests are not supported yet" (config [
-      (import ../../modules/microvm/guest.nix {
-        mvm = fakeMvm;
-        agentBesideInit = false;
-      })
-    ]);
     "assertions of the guest options reach NixOS" =
       refuses "mvm: secrets is not supported yet"
         (asGuest {
@@ -222,6 +226,9 @@ in
   };
   # Only with all of nixpkgs.
   whole = {
+    "its init is NixOS's" = equals [
+      "${nixosGuest.system.build.toplevel}/init"
+    ] nixosGuest.system.build.mvmImage.guest.init;
     "the image of a NixOS guest is an image" = equals true (
       lib.hasSuffix "-mvm-machine.drv" nixosGuest.system.build.mvmImage.drvPath
     );
