@@ -46,7 +46,7 @@ fn a_guest_is_what_its_options_say() {
         user.ok(&["up", "-d", "web", "--flake", &flake]);
         // Its health check passes: the server runs as its user, from a store path that only its command names.
         user.ok(&["wait", "web"]);
-        let vm: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "web"])).unwrap();
+        let vm: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "web", "--json"])).unwrap();
         assert_eq!((&vm["spec"]["memoryMiB"], &vm["spec"]["vcpus"]), (&192.into(), &1.into()), "{vm:#}");
         let port = vm["spec"]["ports"][0].as_str().unwrap();
         assert!(port.ends_with(":8080"), "{port}");
