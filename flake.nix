@@ -23,9 +23,11 @@
       packagesFor =
         system:
         import ./nix/packages {
-          inherit lib;
+          inherit lib flake;
           pkgs = pkgsFor system;
         };
+      # Where mvmctl finds the catalog that belongs to it.
+      flake = "path:${self}";
       mvm = import ./nix/lib.nix { inherit lib pkgsFor packagesFor; };
       parts = {
         inherit
@@ -53,7 +55,7 @@
         final: _:
         let
           packages = import ./nix/packages {
-            inherit lib;
+            inherit lib flake;
             pkgs = final;
           };
         in

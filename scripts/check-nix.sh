@@ -115,6 +115,7 @@ else
   tests "guest options" tests guest "{ lib = $lib; }"
   refusals "guest options" guest "{ lib = $lib; }"
   tests "catalog and templates" tests catalog "{ lib = $lib; }"
+  tests "packages" tests packages "{ lib = $lib; }"
 
   step "docs/options*.md"
   pages=$(evaluate "import ./nix/options.nix { lib = $lib; }")

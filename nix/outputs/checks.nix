@@ -38,6 +38,7 @@ in
 {
   guest-options = tests "guest options" (import ../../tests/nix/guest.nix { inherit lib; }).tests;
   catalog = tests "catalog" (import ../../tests/nix/catalog.nix { inherit lib; }).tests;
+  packages = tests "packages" (import ../../tests/nix/packages.nix { inherit lib; }).tests;
   nixos-modules = tests "NixOS modules" (nixos.tests // nixos.whole);
   lock = tests "lock file" (import ../../tests/nix/lock.nix).tests;
 

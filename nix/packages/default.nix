@@ -1,5 +1,10 @@
 # mvm's packages from a nixpkgs. Those of a guest are there on Linux only.
-{ lib, pkgs }:
+{
+  lib,
+  pkgs,
+  # The ref of the flake that they come from.
+  flake,
+}:
 let
   inherit (pkgs) stdenv;
   facts = import ../source.nix;
@@ -40,8 +45,11 @@ in
 linux
 // {
   mvmctl = pkgs.callPackage ./mvmctl.nix {
-    inherit common;
-    mvm-guest = linux.mvm-guest or null;
+    inherit flake;
+    mvmctl-unwrapped = pkgs.callPackage ./mvmctl-unwrapped.nix {
+      inherit common;
+      mvm-guest = linux.mvm-guest or null;
+    };
     kernel = linux.kernel or null;
     # Also where the guest is, for the built-in image.
     busybox = if stdenv.hostPlatform.isLinux then pkgs.pkgsStatic.busybox else null;

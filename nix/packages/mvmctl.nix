@@ -1,8 +1,9 @@
-# mvmctl with everything that it runs, so that it needs nothing of the machine.
+# mvmctl with everything that it runs, so that it needs nothing of the machine. A wrapper of its own: it changes with
+# every file of the flake, and the program does not.
 {
   lib,
   stdenv,
-  rustPlatform,
+  runCommand,
   makeWrapper,
   qemu,
   firecracker,
@@ -10,8 +11,8 @@
   vhost-device-vsock,
   passt,
   nftables,
-  common,
-  mvm-guest,
+  mvmctl-unwrapped,
+  flake,
   kernel,
   busybox,
 }:
@@ -27,30 +28,29 @@ let
     passt
     nftables
   ];
-in
-rustPlatform.buildRustPackage (
-  common
-  // {
-    pname = "mvmctl";
-    cargoBuildFlags = [
-      "--package"
-      "mvmctl"
-    ];
-    # The profile `dist` of Cargo.toml.
-    buildType = "dist";
-    nativeBuildInputs = [ makeWrapper ];
-    postInstall =
-      lib.optionalString isLinux ''
-        install -D ${mvm-guest}/bin/mvm-guest "$out/libexec/mvm/mvm-guest"
-      ''
-      # What the user sets comes first; Nix and git are the user's.
-      + ''
-        wrapProgram "$out/bin/mvmctl" \
-          --prefix PATH : ${lib.makeBinPath programs} ${lib.optionalString isLinux "--set-default MVM_BUSYBOX ${busybox}/bin/busybox --set-default MVM_KERNEL ${kernel}"}
-      '';
-    meta = common.meta // {
-      mainProgram = "mvmctl";
-      platforms = lib.platforms.linux ++ lib.platforms.darwin;
-    };
+  # Where the user has set nothing.
+  defaults = {
+    MVM_FLAKE = flake;
   }
-)
+  // lib.optionalAttrs isLinux {
+    MVM_BUSYBOX = "${busybox}/bin/busybox";
+    MVM_KERNEL = "${kernel}";
+  };
+in
+runCommand "mvmctl-${mvmctl-unwrapped.version}"
+  {
+    nativeBuildInputs = [ makeWrapper ];
+    passthru = {
+      inherit (mvmctl-unwrapped) version;
+      unwrapped = mvmctl-unwrapped;
+    };
+    inherit (mvmctl-unwrapped) meta;
+  }
+  ''
+    # What the user sets comes first; Nix and git are the user's.
+    makeWrapper ${mvmctl-unwrapped}/bin/mvmctl "$out/bin/mvmctl" \
+      --prefix PATH : ${lib.makeBinPath programs} \
+      ${toString (
+        lib.mapAttrsToList (name: value: "--set-default ${name} ${lib.escapeShellArg value}") defaults
+      )}
+  ''

@@ -4,6 +4,7 @@
 
 mod access;
 mod backend;
+mod config;
 mod detect;
 mod dirs;
 mod error;
@@ -16,6 +17,7 @@ mod state;
 
 pub use access::AccessPolicy;
 pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
+pub use config::{CatalogConfig, Config, ConfigError, mvm_flake};
 pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
 pub use dirs::{Dirs, DirsError, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
