@@ -20,6 +20,7 @@ download-attempts = 1";
 
 /// What belongs to no VM and may be there at any time; `*` stands for anything but a slash. Folders where they are empty.
 const MACHINES: &[&str] = &[
+    "cache/mvm/evaluations/*.json",
     "cache/mvm/images",
     "cache/mvm/images/.lock",
     "cache/mvm/images/.builtin.json",

@@ -7,7 +7,7 @@ use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, VmDirs, VmName, VmRecord};
 use mvm_core::{VmSource, VmSpec};
 use mvm_image::{GuestKernel, Image};
-use mvm_nix::{BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
+use mvm_nix::{BuildEvent, BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
 use mvm_runtime::control::ControlRequest;
 use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError};
 use std::collections::BTreeMap;
@@ -93,15 +93,60 @@ pub(crate) fn folder(ctx: &Context, given: &std::ffi::OsStr) -> Result<Sourced, 
     sourced(mvm_image::resolve_image(ctx.dirs(), given)?, VmSource::Folder, None)
 }
 
+/// What is asked of Nix. A flake ref alone means: as it was, if nothing has changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    flake: String,
+    /// Evaluate it whatever is remembered.
+    refresh: bool,
+}
+
+impl Wanted {
+    /// An output of a flake: of a ref without `#` the one that `profile` names.
+    pub(crate) fn new(flake: &str, profile: Option<&str>, refresh: bool) -> Result<Self, Fault> {
+        let flake = match profile {
+            Some(profile) if flake.contains('#') => {
+                let message = format!("--profile {profile} and the flake ref {flake} both name an output");
+                let hint = format!("leave one of the two out: `{}` and `--profile {profile}` go together", base(flake));
+                return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
+            }
+            Some(profile) => format!("{flake}#{profile}"),
+            None => flake.to_owned(),
+        };
+        Ok(Self { flake, refresh })
+    }
+}
+
+impl From<&str> for Wanted {
+    fn from(flake: &str) -> Self {
+        Self { flake: flake.to_owned(), refresh: false }
+    }
+}
+
+impl From<&String> for Wanted {
+    fn from(flake: &String) -> Self {
+        flake.as_str().into()
+    }
+}
+
+/// The part of a flake ref before `#`.
+fn base(flake: &str) -> &str {
+    match flake.split_once('#') {
+        Some(("", _)) => ".",
+        Some((base, _)) => base,
+        None => flake,
+    }
+}
+
 /// An image that Nix builds; `link`, in the folder of GC roots, keeps it.
 pub(crate) async fn flake(
     ctx: &Context,
-    text: &str,
+    wanted: impl Into<Wanted>,
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<Sourced, Fault> {
     let building = ctx.registry.building()?;
-    let (flake, output) = nix_build(ctx, text, link, interrupts).await?;
+    let (flake, output) = nix_build(ctx, wanted, link, interrupts).await?;
     let folder = output.path.to_absolute_path().into();
     let root = BuildRoot { root: output.root.clone(), _building: building };
     let done = sourced(folder, VmSource::Flake { flake: flake.to_string() }, Some(root));
@@ -114,19 +159,19 @@ pub(crate) async fn flake(
 /// The runner of a NixOS configuration that uses microvm.nix; `link` as for [`flake`].
 pub(crate) async fn runner(
     ctx: &Context,
-    text: &str,
+    wanted: Wanted,
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<Sourced, Fault> {
-    let options = flake_ref(text)?.microvm_options()?;
+    let options = flake_ref(&wanted.flake)?.microvm_options()?;
     let nix = Nix::find()?;
     let resources = tokio::select! {
         read = nix.microvm_resources(&options) => read?,
         fault = interrupts.fault() => return Err(fault),
     };
     let building = ctx.registry.building()?;
-    let runner = format!("{options}.declaredRunner");
-    let (flake, output) = nix_build(ctx, &runner, link, interrupts).await?;
+    let runner = Wanted { flake: format!("{options}.declaredRunner"), ..wanted };
+    let (flake, output) = nix_build(ctx, runner, link, interrupts).await?;
     let root = BuildRoot { root: output.root.clone(), _building: building };
     let done = || -> Result<Sourced, Fault> {
         let folder = PathBuf::from(output.path.to_absolute_path());
@@ -147,29 +192,43 @@ fn sourced(folder: PathBuf, source: VmSource, root: Option<BuildRoot>) -> Result
     Ok(Sourced { folder, source, defaults, root })
 }
 
-/// A flake ref as typed in the current folder.
-fn flake_ref(text: &str) -> Result<FlakeRef, Fault> {
-    let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
-    Ok(FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?)
-}
-
 /// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
 pub(crate) async fn nix_build(
     ctx: &Context,
-    text: &str,
+    wanted: impl Into<Wanted>,
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<(FlakeRef, BuildOutput), Fault> {
-    let flake = flake_ref(text)?;
-    let nix = Nix::find()?;
-    let request = BuildRequest::new(flake.clone(), link);
     let mut progress = BuildProgress::new(&ctx.ui);
-    let build = nix.build(&request, |event| progress.show(event));
+    nix_build_with(ctx, &wanted.into(), link, interrupts, |event| progress.show(event)).await
+}
+
+/// The same for somebody who shows the progress himself.
+pub(crate) async fn nix_build_with(
+    ctx: &Context,
+    wanted: &Wanted,
+    link: &Path,
+    interrupts: &mut Interrupts,
+    events: impl FnMut(&BuildEvent),
+) -> Result<(FlakeRef, BuildOutput), Fault> {
+    let flake = flake_ref(&wanted.flake)?;
+    let nix = Nix::find()?;
+    let request = BuildRequest {
+        refresh: wanted.refresh,
+        evaluations: Some(ctx.dirs().evaluations()),
+        ..BuildRequest::new(flake.clone(), link)
+    };
     let done = tokio::select! {
-        done = build => done.map_err(Fault::from),
+        done = nix.build(&request, events) => done.map_err(Fault::from),
         fault = interrupts.fault() => Err(fault),
     };
     Ok((flake, done?))
+}
+
+/// A flake ref as it was typed here.
+pub(crate) fn flake_ref(text: &str) -> Result<FlakeRef, Fault> {
+    let cwd = std::env::current_dir().map_err(|e| Fault::unexpected("cannot tell the current folder", &e))?;
+    Ok(FlakeRef::parse(text, &cwd, std::env::home_dir().as_deref())?)
 }
 
 /// Writes a new VM down.
@@ -207,7 +266,7 @@ pub(crate) async fn create(
     };
     if let Some(BuildRoot { root, _building }) = from.root {
         // The image now belongs to the VM: it goes when the VM's folder goes.
-        let kept = nix_build(ctx, &from.folder.to_string_lossy(), &vm.gc_root(), interrupts).await;
+        let kept = nix_build(ctx, &*from.folder.to_string_lossy(), &vm.gc_root(), interrupts).await;
         let released = root.release();
         if let Err(fault) = kept.and_then(|_| Ok(released?)) {
             ctx.registry.remove(&name)?;

@@ -109,6 +109,11 @@ impl Dirs {
         self.cache.join("probes")
     }
 
+    /// Evaluations of flakes that are remembered, each a file; 0700.
+    pub fn evaluations(&self) -> PathBuf {
+        self.cache.join("evaluations")
+    }
+
     /// GC roots of builds that no VM uses yet.
     pub fn gc_roots(&self) -> PathBuf {
         self.share.join("gcroots")

@@ -22,7 +22,13 @@ impl Nix {
         self.eval_json(&packages, Some("builtins.attrNames"), extra_args, LIMIT).await
     }
 
-    /// Advice for a ref whose attribute does not exist. `None` where the flake cannot say.
+    /// The names of the NixOS configurations of a flake.
+    async fn configurations(&self, flake: &FlakeRef, extra_args: &[OsString]) -> Result<Vec<String>, crate::NixError> {
+        let all = flake.with_attribute("nixosConfigurations")?;
+        self.eval_json(&all, Some("builtins.attrNames"), extra_args, LIMIT).await
+    }
+
+    /// Advice for a ref whose attribute does not exist: what the flake has instead. `None` where it cannot say.
     pub(crate) async fn advise_attribute(
         &self,
         flake: &FlakeRef,
@@ -30,15 +36,26 @@ impl Nix {
         extra_args: &[OsString],
     ) -> Option<String> {
         let base = flake.base();
+        let configurations = self.configurations(flake, extra_args).await.unwrap_or_default();
+        if let Some(name) = configurations.iter().find(|name| flake.names_configuration(name)) {
+            return Some(format!(
+                "the NixOS configuration {name} has no image: add mvm's nixosModules.microvm to its modules"
+            ));
+        }
+        let also = listed(&configurations).map_or(String::new(), |names| format!("; NixOS configurations: {names}"));
         if let Ok(names) = self.packages(flake, system, extra_args).await {
             return Some(match listed(&names) {
-                Some(names) => format!("{base} has these packages for {system}: {names}"),
-                None => format!("{base} has no packages for {system}"),
+                Some(names) => format!("{base} has these packages for {system}: {names}{also}"),
+                None => format!("{base} has no packages for {system}{also}"),
             });
         }
         let all = flake.with_attribute("packages").ok()?;
-        let systems: Vec<String> = self.eval_json(&all, Some("builtins.attrNames"), extra_args, LIMIT).await.ok()?;
-        listed(&systems).map(|systems| format!("{base} has no packages for {system}; it has some for {systems}"))
+        let systems = self.eval_json(&all, Some("builtins.attrNames"), extra_args, LIMIT).await;
+        let systems: Vec<String> = systems.unwrap_or_default();
+        match listed(&systems) {
+            Some(systems) => Some(format!("{base} has no packages for {system}; it has some for {systems}{also}")),
+            None => (!also.is_empty()).then(|| format!("{base} has no packages{also}")),
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use crate::advice::Trouble;
 use crate::attributes::this_system;
 use crate::cli::{Nix, describe};
 use crate::error::NixError;
+use crate::evaluation::Evaluation;
 use crate::event::{BuildEvent, parse_bounded};
 use crate::failure::FailureLog;
-use crate::flake_ref::FlakeRef;
+use crate::flake_ref::{FlakeRef, Place};
 use crate::gc_root::GcRoot;
-use crate::output;
+use crate::output::{self, Realised};
 use crate::process::NixProcess;
 use nix_derivation::StorePath;
 use std::collections::BTreeMap;
@@ -24,19 +25,39 @@ pub struct BuildRequest {
     pub out_link: PathBuf,
     /// The system to build for, as in `aarch64-linux`; the machine's own where absent.
     pub system: Option<String>,
-    /// Look again for newer versions of unlocked inputs.
+    /// Evaluate even where the answer is remembered, and look again for newer versions of unlocked inputs.
     pub refresh: bool,
     /// Use no network: what is not in the store or its caches of fetched sources is an error.
     pub offline: bool,
     /// Further arguments for `nix build`, as in `--override-input NAME REF`.
     pub extra_args: Vec<OsString>,
+    /// The folder in which evaluations are remembered; with it Nix is not started for a flake that has not changed.
+    /// Requests with further arguments are always evaluated.
+    pub evaluations: Option<PathBuf>,
 }
 
 impl BuildRequest {
     /// A build for this machine.
     pub fn new(flake: FlakeRef, out_link: impl Into<PathBuf>) -> Self {
-        let out_link = out_link.into();
-        Self { flake, out_link, system: None, refresh: false, offline: false, extra_args: Vec::new() }
+        Self {
+            flake,
+            out_link: out_link.into(),
+            system: None,
+            refresh: false,
+            offline: false,
+            extra_args: Vec::new(),
+            evaluations: None,
+        }
+    }
+
+    /// The flake as it is asked of Nix.
+    fn located(&self) -> Result<FlakeRef, NixError> {
+        let flake = self.flake.clone().locate()?;
+        let flake = match &self.system {
+            Some(system) => flake.for_system(system)?,
+            None => flake,
+        };
+        Ok(flake.image_of_configuration())
     }
 }
 
@@ -51,10 +72,16 @@ pub struct BuildOutput {
     pub path: StorePath,
     /// Keeps the outputs until it is released.
     pub root: GcRoot,
+    /// Whether the answer was remembered, and nothing evaluated.
+    pub remembered: bool,
 }
 
 impl Nix {
     /// Builds. `events` sees everything that Nix says, while it says it.
+    ///
+    /// Where the request names a folder for evaluations and nothing has changed since one was remembered, nothing is
+    /// evaluated; and where the link keeps its output already, Nix is not started. Else a `nix build` of the store path
+    /// makes the link, since only Nix can register it.
     ///
     /// # Errors
     /// A ref that is wrong or leads nowhere, before Nix is started; whatever Nix says, with the last lines of
@@ -68,51 +95,150 @@ impl Nix {
         request: &BuildRequest,
         mut events: impl FnMut(&BuildEvent),
     ) -> Result<BuildOutput, NixError> {
-        let mut flake = request.flake.clone().locate()?;
-        if let Some(system) = &request.system {
-            flake = flake.for_system(system)?;
-        }
+        let flake = request.located()?;
         let link = &request.out_link;
         let failed = |what, source| NixError::GcRoot { what, path: link.clone(), source };
         let folder = link.parent().filter(|_| link.is_absolute());
         let folder = folder.ok_or_else(|| failed("make", std::io::ErrorKind::InvalidInput.into()))?;
         std::fs::create_dir_all(folder).map_err(|e| failed("make", e))?;
+        let evaluation = Evaluation::of(self, request, &flake);
+        let recalled = match &evaluation {
+            Some(evaluation) if !request.refresh => off_thread(evaluation.clone(), |e| e.recall()).await.flatten(),
+            _ => None,
+        };
+        if let Some(answer) = recalled
+            && let Some(output) = self.kept(request, answer, &mut events).await?
+        {
+            return Ok(output);
+        }
+        if !matches!(flake.place(), Place::Store(_)) {
+            events(&BuildEvent::Evaluating);
+        }
+        let before = match evaluation {
+            Some(evaluation) => off_thread(evaluation, Evaluation::before).await.flatten(),
+            None => None,
+        };
+        let Some(before) = before else {
+            let (answer, _) = self.run_build_of_either(request, &flake, false, &mut events).await?;
+            return BuildOutput::new(answer, request, false);
+        };
+        let read = tokio::task::spawn_blocking(|| before.read());
+        let (answer, complains) = self.run_build_of_either(request, &flake, true, &mut events).await?;
+        if let Ok(Ok(before)) = read.await {
+            let (nix, answer) = (self.clone(), answer.clone());
+            off_thread(before, move |before| before.remember(&nix, &answer, complains)).await;
+        }
+        BuildOutput::new(answer, request, false)
+    }
 
+    /// Builds what has the name; where it is no package, which is all that Nix looks for, then the NixOS configuration
+    /// that has it.
+    async fn run_build_of_either(
+        &self,
+        request: &BuildRequest,
+        flake: &FlakeRef,
+        strict: bool,
+        events: &mut impl FnMut(&BuildEvent),
+    ) -> Result<(Realised, bool), NixError> {
+        let missing = match self.run_build(request, flake, strict, events).await {
+            Err(error) if lacks_attribute(&error) => error,
+            done => return done,
+        };
+        if let Some(configuration) = flake.as_configuration() {
+            match self.run_build(request, &configuration, strict, events).await {
+                Err(error) if lacks_attribute(&error) => {}
+                done => return done,
+            }
+        }
+        Err(self.advised(missing, request, flake).await)
+    }
+
+    /// Keeps what is remembered from Nix's garbage collector. `None` where that fails: it may be gone by now.
+    async fn kept(
+        &self,
+        request: &BuildRequest,
+        answer: Realised,
+        events: &mut impl FnMut(&BuildEvent),
+    ) -> Result<Option<BuildOutput>, NixError> {
+        let output = BuildOutput::new(answer, request, true)?;
+        if output.root.keeps(&output.path, &self.state_folder()) {
+            return Ok(Some(output));
+        }
+        let store = FlakeRef::of_store_path(output.path.clone());
+        let plain = BuildRequest { system: None, refresh: false, ..request.clone() };
+        Ok(self.run_build(&plain, &store, false, events).await.is_ok().then_some(output))
+    }
+
+    /// One `nix build`; with `strict` it also tells whether Nix complained about a lock file.
+    async fn run_build(
+        &self,
+        request: &BuildRequest,
+        flake: &FlakeRef,
+        strict: bool,
+        events: &mut impl FnMut(&BuildEvent),
+    ) -> Result<(Realised, bool), NixError> {
         let installable = flake.installable();
         let mut command = self.command(&["build", "--json"]);
-        command.arg("--out-link").arg(link);
+        command.arg("--out-link").arg(&request.out_link);
         if request.refresh {
             command.arg("--refresh");
         }
         if request.offline {
             command.arg("--offline");
         }
+        if strict {
+            // Without it Nix says nothing of inputs that it cannot lock.
+            command.args(["--option", "warn-dirty", "true"]);
+        }
         // After `--` nothing is read as an option, whatever the user wrote.
         command.args(&request.extra_args).arg("--").arg(&installable);
         let running = NixProcess::start(command, self.program()).await?;
-        let mut log = FailureLog::default();
+        let (mut log, mut complains) = (FailureLog::default(), false);
         let ended = running
             .run(|line| {
                 let event = parse_bounded(&line);
+                complains |= matches!(&event, BuildEvent::Message { level: ..=1, text } if text.contains("lock"));
                 log.apply(&event);
                 events(&event);
             })
             .await?;
         if !ended.status.success() {
-            let mut failure = log.finish(installable, &describe(ended.status));
-            if failure.trouble == Some(Trouble::NoAttribute) {
-                let system = request.system.clone().unwrap_or_else(this_system);
-                failure.advice = self.advise_attribute(&flake, &system, &request.extra_args).await;
-            }
-            return Err(Box::new(failure).into());
+            return Err(Box::new(log.finish(installable, &describe(ended.status))).into());
         }
         let built = output::parse(&ended.stdout)?;
         let [built] = <[_; 1]>::try_from(built)
             .map_err(|all| NixError::NoOutput(format!("{installable} gave {} results", all.len())))?;
-        let path = built.outputs.get("out").or_else(|| built.outputs.values().next()).cloned();
-        let path = path.ok_or_else(|| NixError::NoOutput(format!("{installable} has no outputs")))?;
-        Ok(BuildOutput { derivation: built.derivation, outputs: built.outputs, path, root: GcRoot::at(link) })
+        Ok((built, complains))
     }
+
+    /// The error with the names that the flake has.
+    async fn advised(&self, error: NixError, request: &BuildRequest, flake: &FlakeRef) -> NixError {
+        let NixError::Failed(mut failure) = error else { return error };
+        let system = request.system.clone().unwrap_or_else(this_system);
+        failure.advice = self.advise_attribute(flake, &system, &request.extra_args).await;
+        NixError::Failed(failure)
+    }
+}
+
+impl BuildOutput {
+    fn new(answer: Realised, request: &BuildRequest, remembered: bool) -> Result<Self, NixError> {
+        let Realised { derivation, outputs } = answer;
+        let path = outputs.get("out").or_else(|| outputs.values().next()).cloned();
+        let path = path.ok_or_else(|| NixError::NoOutput(format!("{} has no outputs", request.flake)))?;
+        Ok(Self { derivation, outputs, path, root: GcRoot::at(&request.out_link), remembered })
+    }
+}
+
+fn lacks_attribute(error: &NixError) -> bool {
+    matches!(error, NixError::Failed(failure) if failure.trouble == Some(Trouble::NoAttribute))
+}
+
+/// Does on a thread of its own what waits for disks. `None` where it panicked: then it is not known.
+async fn off_thread<A: Send + 'static, T: Send + 'static>(
+    given: A,
+    work: impl FnOnce(A) -> T + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(move || work(given)).await.ok()
 }
 
 #[cfg(test)]

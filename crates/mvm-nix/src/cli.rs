@@ -7,6 +7,7 @@ use crate::flake_ref::FlakeRef;
 use crate::process::NixProcess;
 use crate::version::NixVersion;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -53,11 +54,33 @@ impl Nix {
         Self { program: program.into(), environment: Vec::new() }
     }
 
+    /// The same with another program.
+    #[must_use]
+    pub fn with_program(self, program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), ..self }
+    }
+
     /// Sets a variable of the environment that the program gets.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// A variable as the program sees it.
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        let own = self.environment.iter().rev().find(|(known, _)| known == name);
+        own.map(|(_, value)| value.clone()).or_else(|| std::env::var_os(name))
+    }
+
+    /// The environment that the program gets.
+    pub(crate) fn environment(&self) -> BTreeMap<OsString, OsString> {
+        std::env::vars_os().chain(self.environment.iter().cloned()).collect()
+    }
+
+    /// The folder in which Nix keeps its GC roots, among others.
+    pub(crate) fn state_folder(&self) -> PathBuf {
+        self.variable("NIX_STATE_DIR").map_or_else(|| "/nix/var/nix".into(), PathBuf::from)
     }
 
     /// The program's path.

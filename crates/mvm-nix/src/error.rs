@@ -69,6 +69,17 @@ pub enum NixError {
     /// Nothing came out of the build.
     #[error("the build has no output to use: {0}")]
     NoOutput(String),
+    /// A flake without files of its own on this machine.
+    #[error("{0} cannot be watched: its files do not lie in a folder of this machine")]
+    NotLocal(String),
+    /// Its files cannot be watched.
+    #[error("cannot watch {}: {source}", .path.display())]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// A GC root cannot be made or removed.
     #[error("cannot {what} the GC root {}: {source}", .path.display())]
     GcRoot {
@@ -87,7 +98,8 @@ impl Diagnostic for NixError {
             Self::FlakeRef(error) => error.kind(),
             Self::Failed(failure) => failure.kind(),
             Self::TimedOut { .. } => ErrorKind::TimedOut,
-            Self::GcRoot { .. } => ErrorKind::Unexpected,
+            Self::NotLocal(_) => ErrorKind::Usage,
+            Self::Watch { .. } | Self::GcRoot { .. } => ErrorKind::Unexpected,
             _ => ErrorKind::BuildFailed,
         }
     }
@@ -106,6 +118,10 @@ impl Diagnostic for NixError {
             Self::Failed(failure) => return failure.hint(),
             Self::NoOutput(_) => "build a package of the flake: `REF#packages.SYSTEM.NAME`".into(),
             Self::GcRoot { .. } => "check that the folder exists and can be written".into(),
+            Self::NotLocal(_) => "watch a folder, or a Git work tree without submodules".into(),
+            Self::Watch { .. } => {
+                "where there are too many folders, raise the limit: `sysctl fs.inotify.max_user_watches`".into()
+            }
             Self::TimedOut { .. } => "another Nix command may hold a lock; try the same with `nix` itself".into(),
             Self::Pipe { .. } | Self::Output { .. } => return None,
         })

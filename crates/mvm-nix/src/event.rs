@@ -88,6 +88,8 @@ impl Activity {
 /// One event of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
+    /// Nix is about to be started to evaluate a flake: mvm's own event, which comes before all of Nix's.
+    Evaluating,
     /// An activity began.
     Start {
         /// Its number.

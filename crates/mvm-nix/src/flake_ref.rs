@@ -17,6 +17,9 @@ const MAX_LENGTH: usize = 4096;
 /// What a URL's path keeps as it is (RFC 3986 "unreserved", and the slash).
 const URL_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Where modules/microvm/guest.nix puts the image of a NixOS configuration.
+const IMAGE: &str = "config.system.build.mvmImage";
+
 /// Something that `nix build` can build: a flake and an attribute of it, or a store path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlakeRef {
@@ -210,6 +213,43 @@ impl FlakeRef {
         Ok(Self { attribute: Some(checked_attribute(&attribute)?), ..self.clone() })
     }
 
+    /// For a NixOS configuration as such, `nixosConfigurations.NAME`: the image that mvm's NixOS module makes of it.
+    /// Everything else stays as it is.
+    pub(crate) fn image_of_configuration(&self) -> Self {
+        let is_configuration = |attribute: &&str| matches!(names(attribute)[..], ["nixosConfigurations", _]);
+        match self.attribute().filter(is_configuration) {
+            Some(attribute) => Self { attribute: Some(format!("{attribute}.{IMAGE}")), ..self.clone() },
+            None => self.clone(),
+        }
+    }
+
+    /// The image of the NixOS configuration that has the name which is asked for; `None` where that is no single name.
+    pub(crate) fn as_configuration(&self) -> Option<Self> {
+        let name = self.attribute().filter(|attribute| names(attribute).len() == 1)?;
+        Some(Self { attribute: Some(format!("nixosConfigurations.{name}.{IMAGE}")), ..self.clone() })
+    }
+
+    /// Whether a NixOS configuration of this name is asked for, as such or as what may be one.
+    pub(crate) fn names_configuration(&self, name: &str) -> bool {
+        let asked = self.attribute().map(names).unwrap_or_default();
+        let asked = match asked[..] {
+            ["nixosConfigurations", asked, ..] | [asked] => asked,
+            _ => return false,
+        };
+        asked.trim_matches('"') == name
+    }
+
+    /// The ref of a path in the store.
+    pub(crate) fn of_store_path(path: StorePath) -> Self {
+        Self {
+            written: path.to_absolute_path(),
+            place: Place::Store(path),
+            query: None,
+            attribute: None,
+            outputs: None,
+        }
+    }
+
     /// The argument for `nix build`.
     pub fn installable(&self) -> String {
         let mut text = self.base();
@@ -323,6 +363,16 @@ fn checked_attribute(attribute: &str) -> Result<String, FlakeRefError> {
         return bad("it has an empty name in it");
     }
     Ok(attribute.to_owned())
+}
+
+/// The names of an attribute path. Dots within quotes separate nothing.
+fn names(attribute: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let separates = |c: char| {
+        quoted ^= c == '"';
+        c == '.' && !quoted
+    };
+    attribute.split(separates).collect()
 }
 
 /// A folder that can be written as a flake ref.
@@ -501,6 +551,24 @@ mod tests {
         assert_eq!(on("github:o/r#image"), "github:o/r#packages.aarch64-linux.image");
         assert_eq!(on("github:o/r#packages.x86_64-linux.image"), "github:o/r#packages.x86_64-linux.image");
         assert_eq!(on(STORE), STORE);
+    }
+
+    #[test]
+    fn a_nixos_configuration_means_its_image() {
+        let image = |t: &str| parse(t).unwrap().image_of_configuration().installable();
+        assert_eq!(image("/f#nixosConfigurations.a"), "/f#nixosConfigurations.a.config.system.build.mvmImage");
+        assert_eq!(
+            image(r#"/f#nixosConfigurations."a.b""#),
+            r#"/f#nixosConfigurations."a.b".config.system.build.mvmImage"#
+        );
+        for other in ["/f", "/f#a", "/f#nixosConfigurations", "/f#nixosConfigurations.a.config.x", STORE] {
+            assert_eq!(image(other), other);
+        }
+        let named = |t: &str| parse(t).unwrap().as_configuration().map(|r| r.installable());
+        assert_eq!(named("/f#a").unwrap(), "/f#nixosConfigurations.a.config.system.build.mvmImage");
+        for other in ["/f", "/f#a.b", STORE] {
+            assert_eq!(named(other), None);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! points into the store, the path and all it needs stay; once LINK is gone the registration is void.
 
 use crate::error::NixError;
-use nix_derivation::StorePath;
+use nix_derivation::{HashAlgorithm, StorePath, nixbase32};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,15 @@ impl GcRoot {
     /// The store path that it keeps; `None` where the link is gone or leads elsewhere.
     pub fn target(&self) -> Option<StorePath> {
         store_target(&self.link)
+    }
+
+    /// Whether the link leads to this path and Nix knows it: so the path is kept without asking Nix. `state` is Nix's
+    /// state folder, usually `/nix/var/nix`. Where this cannot be told, the answer is no.
+    pub(crate) fn keeps(&self, path: &StorePath, state: &Path) -> bool {
+        // Nix names its link to ours by the digest of our link's place.
+        let digest = nix_derivation::hash_bytes(HashAlgorithm::Sha1, self.link.as_os_str().as_encoded_bytes());
+        let known = state.join("gcroots/auto").join(nixbase32::encode(digest.digest_as_bytes()));
+        self.target().as_ref() == Some(path) && std::fs::read_link(known).is_ok_and(|to| to == self.link)
     }
 
     /// Removes the link, and the links of further outputs beside it (`LINK-dev`). What is not a link into the

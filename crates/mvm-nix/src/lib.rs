@@ -3,9 +3,9 @@
 //! ```text
 //! text ── FlakeRef ──┐
 //!                    ├── Nix::build ── nix build --json --log-format internal-json
-//! BuildRequest ──────┘        │             │ stdout: JSON of three generations ── BuildOutput, GcRoot
+//! BuildRequest ──────┘   │    │             │ stdout: JSON of three generations ── BuildOutput, GcRoot
 //!                             │             └ stderr: events ── BuildEvent ── Progress (for the display)
-//!                             └ failure: NixFailure (Nix's text, the builder's last lines, advice)
+//!          evaluations ──┘    └ failure: NixFailure (Nix's text, the builder's last lines, advice)
 //! ```
 //! Versions from 2.8 to 2.34 are read; `tests/data` holds what each of them really prints.
 //! Nothing here knows of VMs or of a terminal.
@@ -17,17 +17,24 @@ mod attributes;
 mod build;
 mod cli;
 mod error;
+mod evaluation;
 mod event;
 mod failure;
 mod flake_ref;
 mod gc_root;
+mod git;
 mod lines;
 mod local;
+mod lock_file;
 mod microvm;
 mod output;
 mod process;
 mod progress;
+mod settings;
+mod sources;
+mod stamp;
 mod version;
+mod watch;
 
 pub use advice::Trouble;
 pub use build::{BuildOutput, BuildRequest};
@@ -40,3 +47,4 @@ pub use microvm::MicrovmResources;
 pub use nix_derivation::StorePath;
 pub use progress::{Bytes, Counts, Progress, ProgressState};
 pub use version::{Flavour, NixVersion};
+pub use watch::SourceWatch;

@@ -1,7 +1,7 @@
 //! `mvmctl up`.
 
 use crate::Context;
-use crate::boot::{self, Ready, Wishes};
+use crate::boot::{self, Ready, Wanted, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
 use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, VmName};
@@ -27,6 +27,12 @@ pub(crate) struct UpArgs {
     /// Build the image from this flake ref
     #[arg(long, value_name = "REF", conflicts_with = "image")]
     flake: Option<String>,
+    /// Which image of the flake: `--profile web` is `#web`
+    #[arg(long, value_name = "NAME", requires = "flake", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    profile: Option<String>,
+    /// Evaluate the flake even if nothing has changed
+    #[arg(long, requires = "flake")]
+    refresh: bool,
     /// Use this image: a folder, or the name of one in the cache
     #[arg(long, value_name = "DIR|NAME")]
     image: Option<OsString>,
@@ -122,10 +128,11 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
         let sourced = match (&args.flake, &args.image) {
             (Some(flake), _) => {
+                let wanted = Wanted::new(flake, args.profile.as_deref(), args.refresh)?;
                 let link = ctx.dirs().gc_roots().join(name.as_str());
                 match args.hypervisor {
-                    Some(Hypervisor::MicrovmNix) => boot::runner(ctx, flake, &link, &mut interrupts).await?,
-                    _ => boot::flake(ctx, flake, &link, &mut interrupts).await?,
+                    Some(Hypervisor::MicrovmNix) => boot::runner(ctx, wanted, &link, &mut interrupts).await?,
+                    _ => boot::flake(ctx, wanted, &link, &mut interrupts).await?,
                 }
             }
             (None, Some(image)) => boot::folder(ctx, image)?,

@@ -67,8 +67,10 @@ async fn what_ignores_interrupts_is_killed_with_its_builders() {
     let (tell, started) = oneshot::channel();
     let mut tell = Some(tell);
     let (nix, request) = (Nix::at(&program), world.request("./flake"));
-    let mut build = Box::pin(nix.build(&request, |_| {
-        tell.take().map(|t| t.send(()));
+    let mut build = Box::pin(nix.build(&request, |event| {
+        if matches!(event, BuildEvent::Plain(_)) {
+            tell.take().map(|t| t.send(()));
+        }
     }));
     tokio::select! {
         result = &mut build => panic!("{result:?}"),

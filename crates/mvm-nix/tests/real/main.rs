@@ -6,4 +6,5 @@ mod build;
 mod cancel;
 mod failure;
 mod fixture;
+mod memory;
 mod world;

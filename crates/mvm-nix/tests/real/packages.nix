@@ -25,6 +25,11 @@
       };
     in
     {
+      nixosConfigurations = {
+        machine.config.system.build.mvmImage = run "image" "echo image > $out";
+        two.config.system.build.mvmImage = run "image-two" "echo image > $out";
+        plain.config.system.build = { };
+      };
       packages.@OTHER@.default = alien;
       packages.@SYSTEM@ = {
         inherit alien;
