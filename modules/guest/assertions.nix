@@ -135,7 +135,20 @@ let
     )
     ++ envAssertions "services.${name}.env" service.env
     ++ lib.optionals (service.user != null) (serviceUser name service.user)
-    ++ [ (unsupported "services.${name}.readiness" (service.readiness != null) "use a health check") ];
+    ++ lib.optionals (service.readiness != null) (
+      [
+        (refuse (
+          lib.count (given: given) [
+            (service.readiness.command != null)
+            (service.readiness.port != null)
+            service.readiness.notify
+          ] != 1
+        ) "services.${name}.readiness: give exactly one of `command`, `port` and `notify`")
+      ]
+      ++ lib.optionals (service.readiness.command != null) (
+        commandAssertions "services.${name}.readiness.command" service.readiness.command
+      )
+    );
 
   portAssertions =
     let
@@ -231,7 +244,6 @@ in
     ) "services are started by mvm's init, and the guest has one of its own: let `init` start them")
     (unique "users have the same uid" (user: user.uid) config.users)
     (unique "groups have the same gid" (group: group.gid) config.groups)
-    (unsupported "hostName" (config.hostName != null) "a guest is called like its VM")
     (unsupported "network.enable" config.network.enable "published ports work without a network card")
     (unsupported "volumes" (config.volumes != { }) "the VM's own layer is kept until `mvmctl rm`")
     (unsupported "secrets" (

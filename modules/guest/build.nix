@@ -89,6 +89,29 @@ let
   };
   mode = text: if builtins.stringLength text == 3 then "0${text}" else text;
 
+  readiness =
+    check:
+    if check == null then
+      null
+    else
+      {
+        timeoutSeconds = check.timeout;
+      }
+      // (
+        if check.notify then
+          { kind = "notify"; }
+        else if check.port != null then
+          {
+            kind = "port";
+            inherit (check) port;
+          }
+        else
+          {
+            kind = "command";
+            inherit (check) command;
+          }
+      );
+
   hosts = lib.concatStrings (
     [ "127.0.0.1 localhost\n::1 localhost\n" ]
     ++ mapAttrsToList (
@@ -123,7 +146,7 @@ in
       })
     ];
 
-    build.guest = {
+    build.guest = without {
       schema = 1;
       policy = {
         inherit (config.access)
@@ -134,7 +157,12 @@ in
           ;
       };
       consoleIdleSeconds = config.access.consoleIdleTimeout;
-      inherit (config) shell env init;
+      inherit (config)
+        shell
+        env
+        hostName
+        init
+        ;
       services = lib.mapAttrs (
         _: service:
         without {
@@ -147,6 +175,7 @@ in
             restart
             logFile
             ;
+          readiness = readiness service.readiness;
         }
       ) config.services;
       healthChecks = lib.mapAttrs (_: check: {

@@ -35,9 +35,15 @@ in
 {
   options = {
     hostName = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr (
+        types.strMatching "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+        // {
+          description = "host name of letters, digits and inner hyphens, at most 63";
+        }
+      );
       default = null;
-      description = "Host name of the guest; `null` for the name of its VM. Not supported yet: an image that asks for it is refused.";
+      example = "db";
+      description = "Host name of the guest, the same in every VM of the image; `null` for the name of its VM.";
     };
 
     network = {

@@ -58,9 +58,14 @@ let
         description = "File for stdout and stderr; `null` for the console, which `mvmctl logs` shows.";
       };
       readiness = mkOption {
-        type = types.nullOr own.command;
+        type = types.nullOr own.readiness;
         default = null;
-        description = "A command that succeeds once the service can be used. Until then the VM is not ready. Not supported yet: an image that asks for it is refused.";
+        example = literalExpression "{ port = 8080; }";
+        description = ''
+          When the service can be used; `null` for as soon as it has been started. The VM is not ready before, for at most
+          `timeout` seconds; then it is degraded for as long as the service is not ready. A command alone stands for
+          `{ command = …; }`.
+        '';
       };
     };
   };
@@ -69,6 +74,6 @@ in
   options.services = mkOption {
     type = types.attrsOf (types.submodule service);
     default = { };
-    description = "Services by name. The VM is ready when each has been started and all health checks passed once.";
+    description = "Services by name. The VM is ready when each has been started, and is ready where it has a `readiness`.";
   };
 }

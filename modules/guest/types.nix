@@ -33,6 +33,38 @@ rec {
       emptyValue = { };
     };
 
+  # What tells that a service is ready: one of three.
+  readiness =
+    types.coercedTo command (command: { inherit command; }) (
+      types.submodule {
+        options = {
+          command = lib.mkOption {
+            type = types.nullOr command;
+            default = null;
+            description = "A command that succeeds once the service can be used, run again and again as its user and in its environment.";
+          };
+          port = lib.mkOption {
+            type = types.nullOr (types.ints.between 1 65535);
+            default = null;
+            description = "A TCP port of the guest that takes connections once the service can be used.";
+          };
+          notify = lib.mkOption {
+            type = types.bool;
+            default = false;
+            description = "Whether the service tells by itself, by `READY=1` to `$NOTIFY_SOCKET` as for systemd's `Type=notify`.";
+          };
+          timeout = lib.mkOption {
+            type = types.ints.between 1 86400;
+            default = 60;
+            description = "Seconds that the VM's readiness waits at most.";
+          };
+        };
+      }
+    )
+    // {
+      description = "command, or one of `command`, `port` and `notify`";
+    };
+
   absolutePath = types.strMatching "/[^\n]*" // {
     description = "absolute path in the guest";
   };

@@ -26,6 +26,7 @@ let
     files = "environment.etc";
     directories = "systemd.tmpfiles";
     packages = "environment.systemPackages";
+    hostName = "networking.hostName";
   };
 in
 {
@@ -65,7 +66,11 @@ in
     assertions =
       map (a: a // { message = "mvm: ${a.message}"; }) cfg.assertions
       ++ lib.mapAttrsToList (option: instead: {
-        assertion = cfg.${option} == (if lib.isList cfg.${option} then [ ] else { });
+        assertion = builtins.elem cfg.${option} [
+          null
+          [ ]
+          { }
+        ];
         message = "mvm.${option} is not for NixOS guests: use ${instead}";
       }) elsewhere;
 

@@ -82,6 +82,46 @@ in
       env = { };
       restart = "always";
     } (guest web).services.web;
+    "the ways to be ready" =
+      equals
+        [
+          {
+            kind = "command";
+            command = [ "/bin/check" ];
+            timeoutSeconds = 60;
+          }
+          {
+            kind = "port";
+            port = 80;
+            timeoutSeconds = 5;
+          }
+          {
+            kind = "notify";
+            timeoutSeconds = 60;
+          }
+        ]
+        (
+          map
+            (
+              readiness:
+              (guest {
+                services.web = {
+                  command = "/bin/web";
+                  inherit readiness;
+                };
+              }).services.web.readiness
+            )
+            [
+              "/bin/check"
+              {
+                port = 80;
+                timeout = 5;
+              }
+              { notify = true; }
+            ]
+        );
+    "a host name of its own" = equals "db" (guest { hostName = "db"; }).hostName;
+    "no host name of its own" = equals false ((guest { }) ? hostName);
     "arguments of several modules add up" =
       equals
         [
@@ -259,7 +299,7 @@ in
       equals false
         (builtins.tryEval
           (stub.image (named {
-            hostName = "x";
+            network.enable = true;
           })).drvPath
         ).success;
 
@@ -395,7 +435,27 @@ in
       base = null;
       access.console = true;
     };
-    "host names" = refuses "hostName is not supported yet" { hostName = "x"; };
+    "two ways to be ready" = refuses "give exactly one of `command`, `port` and `notify`" {
+      services.web = {
+        command = "/bin/web";
+        readiness = {
+          port = 80;
+          notify = true;
+        };
+      };
+    };
+    "no way to be ready" = refuses "give exactly one of `command`, `port` and `notify`" {
+      services.web = {
+        command = "/bin/web";
+        readiness = { };
+      };
+    };
+    "an empty check" = refuses "services.web.readiness.command is empty" {
+      services.web = {
+        command = "/bin/web";
+        readiness.command = [ ];
+      };
+    };
     "network cards" = refuses "network.enable is not supported yet" { network.enable = true; };
     "volumes" = refuses "volumes is not supported yet" {
       volumes.data = {
@@ -404,12 +464,6 @@ in
       };
     };
     "secrets" = refuses "secrets is not supported yet" { secrets.key = { }; };
-    "readiness" = refuses "services.web.readiness is not supported yet" {
-      services.web = {
-        command = "/bin/web";
-        readiness = "/bin/true";
-      };
-    };
     "a read-only root" = refuses "rootfs.readOnly is not supported yet" { rootfs.readOnly = true; };
     "verity" = refuses "rootfs.verity is not supported yet" { rootfs.verity = true; };
 
@@ -448,6 +502,13 @@ in
         (evaluate (named {
           services.a = { };
         })).build.guest.services;
+    };
+    "a host name that is none" = {
+      words = "hostName";
+      value =
+        (evaluate (named {
+          hostName = "a.b";
+        })).build.guest.hostName;
     };
     "an unknown restart" = {
       words = "restart";

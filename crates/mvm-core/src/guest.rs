@@ -23,6 +23,8 @@ pub struct GuestManifest {
     pub console_idle_seconds: u32,
     /// What a console runs where the host names no command; empty stands for `/bin/sh -l`.
     pub shell: Vec<String>,
+    /// The guest's host name; the VM's name where absent.
+    pub host_name: Option<String>,
     /// Environment of services, exec and console.
     pub env: BTreeMap<String, String>,
     /// Program and arguments of the guest's own init, executed as PID 1 once the root is there. Where it is empty,
@@ -52,6 +54,44 @@ pub struct Service {
     pub restart: Restart,
     /// File for stdout and stderr; the console where absent.
     pub log_file: Option<String>,
+    /// When it counts as ready; as soon as it has been started where absent.
+    pub readiness: Option<Readiness>,
+}
+
+/// When a service that was started can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Readiness {
+    /// What tells.
+    #[serde(flatten)]
+    pub check: ReadinessCheck,
+    /// Seconds from the guest's start for which its readiness waits for that of this service.
+    #[serde(default = "Readiness::default_timeout")]
+    pub timeout_seconds: u32,
+}
+
+impl Readiness {
+    const fn default_timeout() -> u32 {
+        60
+    }
+}
+
+/// What tells that a service can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum ReadinessCheck {
+    /// A command, run until it succeeds, as the service's user and in its environment.
+    Command {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// A TCP port of the loopback that takes connections.
+    Port {
+        /// The port.
+        port: u16,
+    },
+    /// The service itself, by the datagram `READY=1` to `$NOTIFY_SOCKET` (sd_notify(3)).
+    Notify,
 }
 
 /// When a service that ended is started again.
@@ -144,6 +184,19 @@ mod tests {
         let text = serde_json::to_string(&manifest).unwrap();
         assert!(text.contains(r#""init":["/sbin/init","--quiet"]"#), "{text}");
         assert_eq!(serde_json::from_str::<GuestManifest>(&text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_service_of_an_older_image_is_ready_at_once() {
+        let service: Service = serde_json::from_str(r#"{"command":["/bin/a"]}"#).unwrap();
+        assert_eq!(service.readiness, None);
+        let read = |text: &str| serde_json::from_str::<Readiness>(text).map_err(|error| error.to_string());
+        let readiness = read(r#"{"kind":"port","port":80}"#).unwrap();
+        assert_eq!(readiness, Readiness { check: ReadinessCheck::Port { port: 80 }, timeout_seconds: 60 });
+        let readiness = read(r#"{"kind":"notify","timeoutSeconds":5}"#).unwrap();
+        assert_eq!(readiness, Readiness { check: ReadinessCheck::Notify, timeout_seconds: 5 });
+        assert!(read(r#"{"kind":"port"}"#).unwrap_err().contains("port"));
+        assert!(read(r#"{"kind":"oracle"}"#).unwrap_err().contains("oracle"));
     }
 
     #[test]

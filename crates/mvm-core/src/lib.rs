@@ -22,7 +22,8 @@ pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
 pub use dirs::{Dirs, DirsError, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{
-    GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Restart, Service,
+    GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Readiness, ReadinessCheck,
+    Restart, Service,
 };
 pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,

@@ -212,7 +212,7 @@ pub struct TransferSummary {
 pub struct GuestStatus {
     /// Version of `mvm-guest`.
     pub agent_version: String,
-    /// Whether every service has been started once.
+    /// Whether every service has become ready, or has been given up or waited for long enough.
     pub ready: bool,
     /// Whether the guest is powering off.
     pub stopping: bool,
@@ -242,7 +242,9 @@ pub struct ServiceStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
-    /// It runs.
+    /// It runs, and is not ready yet.
+    Starting,
+    /// It runs, and is ready.
     Running,
     /// It ended and will be started again.
     BackOff,
@@ -270,7 +272,8 @@ pub struct HealthStatus {
 impl GuestStatus {
     /// Whether a service or a health check fails now.
     pub fn degraded(&self) -> bool {
-        self.services.values().any(|s| matches!(s.state, ServiceState::BackOff | ServiceState::Failed))
+        let fails = |state| matches!(state, ServiceState::Starting | ServiceState::BackOff | ServiceState::Failed);
+        self.services.values().any(|service| fails(service.state))
             || self.health.values().any(|h| h.healthy == Some(false))
     }
 }

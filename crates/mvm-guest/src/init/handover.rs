@@ -24,13 +24,13 @@ pub(super) fn hand_over(manifest: &GuestManifest) -> io::Result<Infallible> {
     if !manifest.services.is_empty() {
         say("the manifest has an init and services: to start them is the init's business");
     }
-    assume(&documents::config_from_drive()?)?;
+    assume(&documents::config_from_drive()?, manifest)?;
     Err(execute(&manifest.init))
 }
 
 /// Makes this machine the one of the configuration.
-fn assume(config: &GuestConfig) -> io::Result<()> {
-    identity::assume(config)?;
+fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
+    identity::assume(config, manifest)?;
     // Without addresses the network is the init's alone, its loopback too.
     if config.interface.is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -2,7 +2,6 @@
 
 use crate::agent::command::{Wanted, command, spawn_error};
 use crate::context::Guest;
-use mvm_core::HealthCheck;
 use mvm_protocol::HealthStatus;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeMap;
@@ -40,7 +39,8 @@ async fn repeat(guest: Rc<Guest>, name: String, began: Instant) {
     let Some(check) = guest.manifest.health_checks.get(&name) else { return };
     let grace = seconds(check.startup_grace_seconds);
     loop {
-        let (healthy, detail) = match once(&guest, check).await {
+        let wanted = Wanted { argv: &check.command, env: &BTreeMap::new(), cwd: Some("/"), user: None };
+        let (healthy, detail) = match probe(&guest, &wanted, seconds(check.timeout_seconds.max(1))).await {
             Ok(result) => result,
             Err(error) => (false, error.to_string()),
         };
@@ -56,20 +56,18 @@ async fn repeat(guest: Rc<Guest>, name: String, began: Instant) {
     }
 }
 
-/// Runs a check: whether it succeeded, and the last line that it printed.
-async fn once(guest: &Guest, check: &HealthCheck) -> io::Result<(bool, String)> {
-    let wanted = Wanted { argv: &check.command, env: &BTreeMap::new(), cwd: Some("/"), user: None };
-    let mut command = command(guest, &wanted).map_err(|error| io::Error::other(error.message))?;
+/// Runs a check: whether it succeeded, and the last line that it printed. Dropping the future ends the check.
+pub(super) async fn probe(guest: &Guest, wanted: &Wanted<'_>, timeout: Duration) -> io::Result<(bool, String)> {
+    let mut command = command(guest, wanted).map_err(|error| io::Error::other(error.message))?;
     let (ours, theirs) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(theirs.try_clone()?).stderr(theirs).process_group(0);
     let child = guest.reaper.spawn(command).map_err(|error| {
-        let program = check.command.first().map_or("", String::as_str);
+        let program = wanted.argv.first().map_or("", String::as_str);
         io::Error::other(spawn_error(program, &error).message)
     })?;
     let _group = Group(child.pid);
     let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(ours))?;
     let mut tail = Vec::new();
-    let timeout = seconds(check.timeout_seconds.max(1));
     let exit = timeout_at(Instant::now() + timeout, async {
         let mut exit = child.exit;
         let mut open = true;

@@ -1,6 +1,6 @@
 //! Who this guest is: its names, its machine-id, and its clock.
 
-use mvm_core::GuestConfig;
+use mvm_core::{GuestConfig, GuestManifest};
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::fs;
@@ -10,10 +10,11 @@ use std::path::Path;
 /// The address that stands for the guest's own name, as in Debian.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
-/// Takes the identity of the configuration.
-pub(super) fn assume(config: &GuestConfig) -> io::Result<()> {
-    sethostname(config.name.as_bytes())?;
-    write(Path::new("/etc"), config)?;
+/// Takes the identity of the configuration, under the image's own host name where it has one.
+pub(super) fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
+    let name = manifest.host_name.as_deref().unwrap_or(&config.name);
+    sethostname(name.as_bytes()).map_err(|error| io::Error::other(format!("the host name {name:?}: {error}")))?;
+    write(Path::new("/etc"), config, name)?;
     // The host wrote the time a moment before the start, so a clock that is behind it is wrong: a machine without a
     // clock, or one that was put aside. One that is ahead may be right.
     let now = i64::try_from(config.now).unwrap_or_default();
@@ -23,12 +24,12 @@ pub(super) fn assume(config: &GuestConfig) -> io::Result<()> {
     Ok(())
 }
 
-fn write(etc: &Path, config: &GuestConfig) -> io::Result<()> {
+fn write(etc: &Path, config: &GuestConfig, name: &str) -> io::Result<()> {
     fs::create_dir_all(etc)?;
-    replace(&etc.join("hostname"), &format!("{}\n", config.name))?;
+    replace(&etc.join("hostname"), &format!("{name}\n"))?;
     replace(&etc.join("machine-id"), &format!("{}\n", config.machine_id))?;
     let known = fs::read_to_string(etc.join("hosts")).unwrap_or_default();
-    replace(&etc.join("hosts"), &hosts(&known, &config.name))?;
+    replace(&etc.join("hosts"), &hosts(&known, name))?;
     if let Some(interface) = &config.interface {
         let lines: String = interface.resolvers.iter().map(|r| format!("nameserver {r}\n")).collect();
         replace(&etc.join("resolv.conf"), &lines)?;
@@ -82,9 +83,9 @@ mod tests {
         let etc = tempfile::tempdir().unwrap();
         let config = r#"{"schema":1,"name":"one","machineId":"abc","hostPublicKey":"","guestSecretKey":"",
             "interface":{"addresses":[],"resolvers":["10.0.0.1","fd00::1"]}}"#;
-        write(etc.path(), &serde_json::from_str(config).unwrap()).unwrap();
+        write(etc.path(), &serde_json::from_str(config).unwrap(), "own").unwrap();
         let read = |name: &str| fs::read_to_string(etc.path().join(name)).unwrap();
-        assert_eq!((read("hostname"), read("machine-id")), ("one\n".into(), "abc\n".into()));
+        assert_eq!((read("hostname"), read("machine-id")), ("own\n".into(), "abc\n".into()));
         assert_eq!(read("resolv.conf"), "nameserver 10.0.0.1\nnameserver fd00::1\n");
     }
 
@@ -95,7 +96,7 @@ mod tests {
         fs::write(&store, "127.0.0.1 localhost db\n").unwrap();
         std::os::unix::fs::symlink(&store, &hosts).unwrap();
         let config = r#"{"schema":1,"name":"one","machineId":"abc","hostPublicKey":"","guestSecretKey":""}"#;
-        write(etc.path(), &serde_json::from_str(config).unwrap()).unwrap();
+        write(etc.path(), &serde_json::from_str(config).unwrap(), "one").unwrap();
         assert_eq!(fs::read_to_string(&store).unwrap(), "127.0.0.1 localhost db\n");
         let written = fs::read_to_string(&hosts).unwrap();
         assert_eq!(written, "::1 localhost\n127.0.0.1 localhost db\n127.0.1.1 one\n");

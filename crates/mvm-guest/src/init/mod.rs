@@ -12,6 +12,7 @@ pub mod health;
 mod identity;
 mod mounts;
 mod network;
+mod readiness;
 mod services;
 mod shutdown;
 
@@ -85,7 +86,7 @@ fn begin(manifest: GuestManifest, stage1_us: u64, init_us: u64) -> io::Result<()
     // Ctrl-Alt-Del is a request that comes as SIGINT, not a reset.
     let _ = rustix::system::reboot(RebootCommand::CadOff);
     let config = documents::config_from_drive()?;
-    identity::assume(&config)?;
+    identity::assume(&config, &manifest)?;
     let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guest = Rc::new(Guest::new(manifest, config, keys));

@@ -1,7 +1,9 @@
 //! Services: started, watched, started again with back-off, left alone when the guest stops.
 
+use super::readiness::Awaited;
 use crate::agent::command::{Wanted, command, spawn_error};
 use crate::context::Guest;
+use crate::process::Child;
 use mvm_core::{Restart, Service};
 use mvm_protocol::{ExitStatus, ServiceState, ServiceStatus};
 use rustix::process::{Signal, kill_process_group};
@@ -35,14 +37,14 @@ impl Services {
     }
 }
 
-/// Starts every service once and keeps it as its policy says. The guest is ready when each has been tried.
+/// Starts every service and keeps it as its policy says. The guest is ready when none is awaited any more.
 pub(super) fn start(guest: &Rc<Guest>) -> Services {
     let names: Vec<String> = guest.manifest.services.keys().cloned().collect();
-    let untried = Rc::new(Cell::new(names.len()));
+    let awaited = Rc::new(Cell::new(names.len()));
     if names.is_empty() {
         ready(guest);
     }
-    let keep = |name| spawn_local(keep(Rc::clone(guest), name, Rc::clone(&untried)));
+    let keep = |name| spawn_local(keep(Rc::clone(guest), name, Rc::clone(&awaited)));
     Services(names.into_iter().map(keep).collect())
 }
 
@@ -51,32 +53,57 @@ fn ready(guest: &Guest) {
     guest.status.send_modify(|status| status.ready = true);
 }
 
-async fn keep(guest: Rc<Guest>, name: String, untried: Rc<Cell<usize>>) {
+/// That the guest's readiness waits for a service.
+struct Trial<'g> {
+    guest: &'g Guest,
+    awaited: Rc<Cell<usize>>,
+    over: Cell<bool>,
+}
+
+impl Trial<'_> {
+    /// It waits for it no longer. Only the first time counts.
+    fn end(&self) {
+        if !self.over.replace(true) {
+            self.awaited.set(self.awaited.get() - 1);
+            if self.awaited.get() == 0 {
+                ready(self.guest);
+            }
+        }
+    }
+}
+
+async fn keep(guest: Rc<Guest>, name: String, awaited: Rc<Cell<usize>>) {
     let Some(service) = guest.manifest.services.get(&name) else { return };
+    let trial = Trial { guest: &guest, awaited, over: Cell::new(false) };
+    let patience = async {
+        if let Some(readiness) = &service.readiness {
+            tokio::time::sleep(Duration::from_secs(readiness.timeout_seconds.into())).await;
+            // It may still become ready; until then the guest is degraded.
+            trial.end();
+        }
+    };
+    tokio::join!(run_again(&guest, &name, service, &trial), patience);
+}
+
+/// Runs a service again and again, as its policy says.
+async fn run_again(guest: &Guest, name: &str, service: &Service, trial: &Trial<'_>) {
     let mut pause = FIRST_PAUSE;
     let (mut restarts, mut last_exit) = (0, None);
     let report = |state, restarts, last_exit| {
         let status = ServiceStatus { state, restarts, last_exit };
         guest.status.send_modify(|all| {
-            all.services.insert(name.clone(), status);
+            all.services.insert(name.to_owned(), status);
         });
-    };
-    let mut tried = false;
-    let mut try_once = || {
-        if !std::mem::replace(&mut tried, true) {
-            untried.set(untried.get() - 1);
-            if untried.get() == 0 {
-                ready(&guest);
-            }
-        }
     };
     loop {
         let began = Instant::now();
-        let running = || {
-            report(ServiceState::Running, restarts, last_exit);
-            try_once();
+        let runs = |state| {
+            report(state, restarts, last_exit);
+            if state == ServiceState::Running {
+                trial.end();
+            }
         };
-        last_exit = match once(&guest, service, running).await {
+        last_exit = match once(guest, name, service, runs).await {
             Ok(exit) => Some(exit),
             Err(error) => {
                 tracing::warn!("service {name}: {error}");
@@ -95,7 +122,10 @@ async fn keep(guest: Rc<Guest>, name: String, untried: Rc<Cell<usize>>) {
             (false, false) => ServiceState::Exited,
         };
         report(state, restarts, last_exit);
-        try_once();
+        // One that tells when it is ready may still do so, next time.
+        if !again || service.readiness.is_none() {
+            trial.end();
+        }
         if !again {
             return;
         }
@@ -108,37 +138,64 @@ async fn keep(guest: Rc<Guest>, name: String, untried: Rc<Cell<usize>>) {
     }
 }
 
-/// Runs a service to its end. What ends the preparation badly ends the service.
-async fn once(guest: &Guest, service: &Service, running: impl FnOnce()) -> io::Result<ExitStatus> {
+/// Runs a service to its end, and tells when it runs and when it is ready. What ends the preparation badly ends the
+/// service.
+async fn once(guest: &Guest, name: &str, service: &Service, tell: impl Fn(ServiceState)) -> io::Result<ExitStatus> {
     if let Some(before) = &service.pre_start {
-        let exit = run(guest, service, before, || {}).await?;
+        let exit = spawn(guest, service, before, None)?.ended().await?;
         if exit.code != Some(0) {
             return Ok(exit);
         }
     }
-    run(guest, service, &service.command, running).await
+    let Some(readiness) = &service.readiness else {
+        let mut running = spawn(guest, service, &service.command, None)?;
+        tell(ServiceState::Running);
+        return running.ended().await;
+    };
+    let awaited = Awaited::new(guest, service, &readiness.check, name)?;
+    let mut running = spawn(guest, service, &service.command, awaited.variable())?;
+    tell(ServiceState::Starting);
+    tokio::select! {
+        exit = running.ended() => return exit,
+        () = awaited.ready() => tell(ServiceState::Running),
+    }
+    running.ended().await
 }
 
-/// Runs one command of a service, and leaves nothing of its process group.
-async fn run(guest: &Guest, service: &Service, argv: &[String], running: impl FnOnce()) -> io::Result<ExitStatus> {
-    let wanted = Wanted {
+/// A command of a service that was started.
+struct Running(Child);
+
+impl Running {
+    /// Waits for its end, and leaves nothing of its process group. Cancel-safe until it has ended.
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let exit = (&mut self.0.exit).await.map_err(io::Error::other)?;
+        // What it has left behind would be in the way of the next one: ports, locks. Mostly there is nothing.
+        let _ = kill_process_group(self.0.pid, Signal::KILL);
+        Ok(exit)
+    }
+}
+
+/// What the service's commands are run with.
+pub(super) fn wanted<'s>(service: &'s Service, argv: &'s [String]) -> Wanted<'s> {
+    Wanted {
         argv,
         env: &service.env,
         cwd: Some(service.working_directory.as_deref().unwrap_or("/")),
         user: service.user.as_deref(),
-    };
-    let mut command = command(guest, &wanted).map_err(|error| io::Error::other(error.message))?;
+    }
+}
+
+/// Starts one command of a service, with one more variable where there is one.
+fn spawn(guest: &Guest, service: &Service, argv: &[String], variable: Option<(&str, &Path)>) -> io::Result<Running> {
+    let mut command = command(guest, &wanted(service, argv)).map_err(|error| io::Error::other(error.message))?;
+    command.envs(variable);
     let log = log(service.log_file.as_deref().map(Path::new))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let child = guest.reaper.spawn(command).map_err(|error| {
         let program = argv.first().map_or("", String::as_str);
         io::Error::other(spawn_error(program, &error).message)
     })?;
-    running();
-    let exit = child.exit.await.map_err(io::Error::other)?;
-    // What it has left behind would be in the way of the next one: ports, locks. Mostly there is nothing.
-    let _ = kill_process_group(child.pid, Signal::KILL);
-    Ok(exit)
+    Ok(Running(child))
 }
 
 fn log(path: Option<&Path>) -> io::Result<File> {
@@ -199,6 +256,49 @@ mod tests {
             assert_eq!(status.services["unprepared"].last_exit.and_then(|exit| exit.code), Some(7));
             assert_eq!(status.services["missing"].state, ServiceState::Failed);
             assert!(status.phases.iter().any(|phase| phase.name == "services"));
+            assert!(status.degraded());
+            services.leave();
+        });
+    }
+
+    #[test]
+    fn the_guest_waits_for_who_tells_when_it_is_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = dir.path().join("gate");
+        // It fails first, and is ready when we say so.
+        let script = "test -e tried || { touch tried; exit 1; }; exec sleep 1000";
+        let mut service = shell(script, dir.path());
+        service["workingDirectory"] = json!(dir.path());
+        service["env"] = json!({"GATE": gate});
+        service["readiness"] = json!({"kind": "command", "command": ["/bin/sh", "-c", "test -e $GATE"]});
+        in_guest(json!({"services": {"a": service}}), async |guest| {
+            let services = start(&guest);
+            let starts = |status: &mvm_protocol::GuestStatus| {
+                status.services.get("a").is_some_and(|a| (a.state, a.restarts) == (ServiceState::Starting, 1))
+            };
+            let status = until(&guest, starts).await;
+            assert!(!status.ready && status.degraded());
+            std::fs::write(&gate, "").unwrap();
+            let status = until(&guest, |status| status.ready).await;
+            assert_eq!(status.services["a"].state, ServiceState::Running);
+            assert!(!status.degraded());
+            services.leave();
+        });
+    }
+
+    #[test]
+    fn the_guest_does_not_wait_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut slow = shell("exec sleep 1000", dir.path());
+        slow["readiness"] = json!({"kind": "notify", "timeoutSeconds": 1});
+        let mut broken = shell("exit 1", dir.path());
+        broken["restart"] = json!("no");
+        broken["readiness"] = json!({"kind": "port", "port": 1, "timeoutSeconds": 3600});
+        in_guest(json!({"services": {"slow": slow, "broken": broken}}), async |guest| {
+            let services = start(&guest);
+            let status = until(&guest, |status| status.ready).await;
+            assert_eq!(status.services["slow"].state, ServiceState::Starting);
+            assert_eq!(status.services["broken"].state, ServiceState::Failed);
             assert!(status.degraded());
             services.leave();
         });

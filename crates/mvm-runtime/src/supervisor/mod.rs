@@ -24,7 +24,7 @@ use forwards::Forwards;
 use launch::Parent;
 use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, VmDirs, VmName};
 use mvm_core::{VmRecord, VmSpec, VmState};
-use mvm_protocol::{ChannelKeys, HostKeys, Request};
+use mvm_protocol::{ChannelKeys, GuestStatus, HostKeys, Request, ServiceState};
 use serve::{Command, Reply};
 use std::fs::File;
 use std::io;
@@ -141,8 +141,8 @@ struct Supervisor {
     reason: Option<(ExitReason, Option<Fault>)>,
     /// When the patience with the present state ends.
     deadline: Option<Instant>,
-    /// What kept the guest from being believed, for the message of a boot that takes too long.
-    rejected: Option<String>,
+    /// What keeps the guest from being ready, for the message of a boot that takes too long.
+    obstacle: Option<String>,
 }
 
 /// What the supervisor's loop woke up for.
@@ -233,7 +233,7 @@ impl Supervisor {
             waiting: Vec::new(),
             reason: None,
             deadline: None,
-            rejected: None,
+            obstacle: None,
         }
     }
 
@@ -388,13 +388,14 @@ impl Supervisor {
         let changed = match event {
             GuestEvent::Announced => self.lifecycle.announced(),
             GuestEvent::Rejected(why) => {
-                self.rejected = Some(why);
+                self.obstacle = Some(why);
                 false
             }
             GuestEvent::Lost => false,
             GuestEvent::Status(status) => {
                 self.changes
                     .send_if_modified(|r| std::mem::replace(&mut r.phases, status.phases.clone()) != status.phases);
+                self.obstacle = unready(&status);
                 let leaves = status.stopping && self.lifecycle.powering_off();
                 if leaves {
                     self.reason = Some((ExitReason::GuestPoweredOff, None));
@@ -421,7 +422,7 @@ impl Supervisor {
 
     async fn on_deadline(&mut self, boot_deadline: Duration) {
         if self.lifecycle.state() != VmState::Stopping {
-            let detail = self.rejected.take().map_or(String::new(), |why| format!("; {why}"));
+            let detail = self.obstacle.take().map_or(String::new(), |why| format!("; {why}"));
             let message = format!("the guest did not become ready within {} s{detail}", boot_deadline.as_secs_f32());
             let hint = "`mvmctl logs NAME` shows its console; --boot-timeout gives it longer";
             let fault = Fault::new(ErrorKind::TimedOut, message).with_hint(hint);
@@ -471,6 +472,13 @@ impl Supervisor {
         record.exit = Some(reason);
         (record, fault, self.waiting)
     }
+}
+
+/// The services for which a guest that is not ready waits.
+fn unready(status: &GuestStatus) -> Option<String> {
+    let waits = |state| matches!(state, ServiceState::Starting | ServiceState::BackOff);
+    let names: Vec<_> = status.services.iter().filter(|(_, s)| waits(s.state)).map(|(name, _)| name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("not ready: {}", names.join(", ")))
 }
 
 /// Waits for an instant; for ever where there is none.
