@@ -113,7 +113,7 @@ impl Config {
 }
 
 /// The number of the line that this byte is in, and what it says.
-fn line_at(bytes: &[u8], at: usize) -> (usize, String) {
+pub(crate) fn line_at(bytes: &[u8], at: usize) -> (usize, String) {
     let (before, after) = bytes.split_at(at.min(bytes.len()));
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let begin = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();

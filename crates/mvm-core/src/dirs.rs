@@ -1,6 +1,6 @@
 //! Every path that mvm keeps on disk, in one place. Nobody else joins a path.
 
-use crate::{Diagnostic, ErrorKind, VmName};
+use crate::{Diagnostic, ErrorKind, TemplateName, VmName};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// | cache | `~/.cache/mvm` | `MVM_CACHE_DIR` | images, kernels, runtime state of VMs |
 /// | config | `~/.config/mvm` | `MVM_CONFIG_DIR` | `config.toml` |
 /// | state | `~/.local/state/mvm` | `MVM_STATE_DIR` | logs |
-/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs |
+/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs; templates |
 /// | runtime | `$XDG_RUNTIME_DIR/mvm`, else `run` in the cache folder | `MVM_RUNTIME_DIR` | sockets |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
@@ -119,6 +119,21 @@ impl Dirs {
         self.share.join("gcroots")
     }
 
+    /// One folder a template.
+    pub fn templates(&self) -> PathBuf {
+        self.share.join("templates")
+    }
+
+    /// The lock of who changes a template.
+    pub fn templates_lock(&self) -> PathBuf {
+        self.templates().join(".lock")
+    }
+
+    /// The files of one template.
+    pub fn template(&self, name: &TemplateName) -> TemplateDirs {
+        TemplateDirs { folder: self.templates().join(name.as_str()) }
+    }
+
     /// The registry: one folder a VM.
     pub fn vms(&self) -> PathBuf {
         self.share.join("vms")
@@ -207,6 +222,31 @@ impl VmDirs {
     }
 }
 
+/// The folder and files of one template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateDirs {
+    folder: PathBuf,
+}
+
+impl TemplateDirs {
+    /// The folder whose presence says that the name is taken.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+    /// What the user wrote: flake and resources.
+    pub fn file(&self) -> PathBuf {
+        self.folder.join("template.toml")
+    }
+    /// The GC root that keeps the image of the last build.
+    pub fn gc_root(&self) -> PathBuf {
+        self.folder.join("image")
+    }
+    /// Of what the last build was made, and when.
+    pub fn build(&self) -> PathBuf {
+        self.folder.join("build.json")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +266,8 @@ mod tests {
         assert_eq!(vm.spec(), Path::new("/h/.local/share/mvm/vms/a/spec.json"));
         assert_eq!(vm.console_log(), Path::new("/h/.local/state/mvm/logs/a/console.log"));
         assert_eq!(vm.control_socket(), Path::new("/h/.cache/mvm/run/vms/a/control.sock"));
+        let template = dirs.template(&TemplateName::new("t").unwrap());
+        assert_eq!(template.file(), Path::new("/h/.local/share/mvm/templates/t/template.toml"));
     }
 
     #[test]

@@ -14,12 +14,13 @@ mod name;
 mod size;
 mod spec;
 mod state;
+mod template;
 
 pub use access::AccessPolicy;
 pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
 pub use config::{CatalogConfig, Config, ConfigError, mvm_flake};
 pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
-pub use dirs::{Dirs, DirsError, VmDirs};
+pub use dirs::{Dirs, DirsError, TemplateDirs, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{
     GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Readiness, ReadinessCheck,
@@ -29,10 +30,11 @@ pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
     RootfsFile, RootfsFs,
 };
-pub use name::{NameError, VmName};
+pub use name::{NameError, TemplateName, VmName};
 pub use size::{MemorySize, SizeError};
 pub use spec::{PortForward, PortForwardError, VmSource, VmSpec};
 pub use state::{BootPhase, ExitReason, VmRecord, VmState};
+pub use template::{Template, TemplateChange, TemplateTextError};
 
 /// File-system labels by which a guest finds its drives: never by device letter.
 pub mod labels {

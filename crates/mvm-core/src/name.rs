@@ -1,4 +1,4 @@
-//! Names of VMs.
+//! Names of VMs and of templates.
 
 use crate::{Diagnostic, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -10,14 +10,19 @@ use std::{fmt, str::FromStr};
 #[serde(try_from = "String", into = "String")]
 pub struct VmName(String);
 
+/// A template's name: a folder's name, by the same rule as a VM's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TemplateName(String);
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Empty, or longer than a DNS label may be.
-    #[error("VM name has {0} characters; 1 to 63 are allowed")]
+    #[error("the name has {0} characters; 1 to 63 are allowed")]
     Length(usize),
     /// A character that host names and folders do not share.
-    #[error("VM name {name:?} has the character {character:?}")]
+    #[error("the name {name:?} has the character {character:?}")]
     Character {
         /// The name as given.
         name: String,
@@ -25,7 +30,7 @@ pub enum NameError {
         character: char,
     },
     /// A hyphen at one of the ends.
-    #[error("VM name {0:?} begins or ends with a hyphen")]
+    #[error("the name {0:?} begins or ends with a hyphen")]
     Hyphen(String),
 }
 
@@ -38,22 +43,21 @@ impl Diagnostic for NameError {
     }
 }
 
-impl VmName {
-    /// Checks a name.
-    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
-        let name = name.into();
-        if name.is_empty() || name.chars().count() > 63 {
-            return Err(NameError::Length(name.chars().count()));
-        }
-        if let Some(character) = name.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
-            return Err(NameError::Character { name, character });
-        }
-        if name.starts_with('-') || name.ends_with('-') {
-            return Err(NameError::Hyphen(name));
-        }
-        Ok(Self(name))
+/// Checks a name.
+fn checked(name: String) -> Result<String, NameError> {
+    if name.is_empty() || name.chars().count() > 63 {
+        return Err(NameError::Length(name.chars().count()));
     }
+    if let Some(character) = name.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
+        return Err(NameError::Character { name, character });
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        return Err(NameError::Hyphen(name));
+    }
+    Ok(name)
+}
 
+impl VmName {
     /// A name that a person can say, from `seed`: `calm-otter-3f`.
     pub fn generate(seed: u64) -> Self {
         const HOW: [&str; 16] = [
@@ -68,38 +72,53 @@ impl VmName {
         let who = WHO[(seed >> 4 & 15) as usize];
         Self(format!("{how}-{who}-{:04x}", seed >> 8 & 0xffff))
     }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
-impl fmt::Display for VmName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+/// What every kind of name can do.
+macro_rules! name {
+    ($name:ident) => {
+        impl $name {
+            /// Checks a name.
+            pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+                checked(name.into()).map(Self)
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(s: &str) -> Result<Self, NameError> {
+                Self::new(s)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(s: String) -> Result<Self, NameError> {
+                Self::new(s)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+    };
 }
 
-impl FromStr for VmName {
-    type Err = NameError;
-    fn from_str(s: &str) -> Result<Self, NameError> {
-        Self::new(s)
-    }
-}
-
-impl TryFrom<String> for VmName {
-    type Error = NameError;
-    fn try_from(s: String) -> Result<Self, NameError> {
-        Self::new(s)
-    }
-}
-
-impl From<VmName> for String {
-    fn from(name: VmName) -> Self {
-        name.0
-    }
-}
+name!(VmName);
+name!(TemplateName);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! What a VM is asked to be: written once when it is made, read at each start.
 
-use crate::{Diagnostic, ErrorKind, Hypervisor, MemorySize, VmName};
+use crate::{Diagnostic, ErrorKind, Hypervisor, MemorySize, TemplateName, VmName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -51,6 +51,9 @@ pub enum VmSource {
     Flake {
         /// The flake ref, as resolved.
         flake: String,
+        /// The template that it stands in, where the VM was made of one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        template: Option<TemplateName>,
     },
     /// A folder that the user named.
     Folder,
@@ -61,7 +64,8 @@ pub enum VmSource {
 impl fmt::Display for VmSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flake { flake } => f.pad(flake),
+            Self::Flake { flake, template: None } => f.pad(flake),
+            Self::Flake { flake, template: Some(template) } => f.pad(&format!("template {template}: {flake}")),
             Self::Folder => f.pad("folder"),
             Self::BuiltIn => f.pad("built-in"),
         }
@@ -152,6 +156,21 @@ impl From<PortForward> for String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A source as versions with and without templates write it, and read it.
+    #[test]
+    fn sources_are_read_by_older_and_newer_versions() {
+        let old = r#"{"kind":"flake","flake":"github:me/site#vm"}"#;
+        let read: VmSource = serde_json::from_str(old).unwrap();
+        assert_eq!(read, VmSource::Flake { flake: "github:me/site#vm".into(), template: None });
+        assert_eq!(serde_json::to_string(&read).unwrap(), old);
+        let template = Some(TemplateName::new("site").unwrap());
+        let new = VmSource::Flake { flake: "github:me/site#vm".into(), template };
+        let written = serde_json::to_string(&new).unwrap();
+        assert_eq!(written, r#"{"kind":"flake","flake":"github:me/site#vm","template":"site"}"#);
+        assert_eq!(serde_json::from_str::<VmSource>(&written).unwrap(), new);
+        assert_eq!(new.to_string(), "template site: github:me/site#vm");
+    }
 
     #[test]
     fn forwards_as_people_write_them() {

@@ -87,6 +87,17 @@ pub enum FlakeRefError {
     /// A folder whose path a flake ref cannot express.
     #[error("the path {0:?} cannot be part of a flake ref")]
     Unspeakable(PathBuf),
+    /// A relative folder where there is nothing that it could be relative to.
+    #[error("flake ref {0:?} is relative")]
+    Relative(String),
+    /// An output is named twice: by the ref and by a profile.
+    #[error("the profile {profile:?} is an output of a flake, but {text:?} is one already")]
+    Profile {
+        /// The ref as written.
+        text: String,
+        /// The profile.
+        profile: String,
+    },
     /// `~` and no home folder.
     #[error("flake ref {0:?} begins with `~`, but there is no home folder")]
     NoHome(String),
@@ -130,6 +141,8 @@ impl Diagnostic for FlakeRefError {
             Self::Attribute { .. } => {
                 "separate names by dots and quote those that have dots in them, as in `.#packages.x86_64-linux.\"my.image\"`".into()
             }
+            Self::Relative(_) => "write an absolute path, or a URL as `github:owner/repo`".into(),
+            Self::Profile { profile, .. } => format!("give the flake alone and the profile, or only the ref `FLAKE#{profile}`"),
             Self::Unspeakable(_) => "move the flake to a folder whose path is UTF-8, has no `?` and `#` and does not end in a blank".into(),
             Self::NoFolder(_) => "check the spelling; relative paths begin at the current folder".into(),
             Self::NotAFolder(_) => "name the folder that holds flake.nix".into(),
@@ -174,6 +187,20 @@ impl FlakeRef {
         Ok(Self { written, place, query, attribute, outputs })
     }
 
+    /// Reads a flake ref that has to mean the same wherever it is read, since a file keeps it.
+    ///
+    /// # Errors
+    /// As [`FlakeRef::parse`], and what is relative.
+    pub fn parse_absolute(text: &str, home: Option<&Path>) -> Result<Self, FlakeRefError> {
+        let read = Self::parse(text, Path::new("."), home)?;
+        match &read.place {
+            Place::Folder(folder) | Place::Url { folder: Some(folder), .. } if folder.is_relative() => {
+                Err(FlakeRefError::Relative(text.to_owned()))
+            }
+            _ => Ok(read),
+        }
+    }
+
     /// Where the flake is.
     pub fn place(&self) -> &Place {
         &self.place
@@ -196,6 +223,17 @@ impl FlakeRef {
         }
         let attribute = Some(checked_attribute(attribute)?);
         Ok(Self { attribute, outputs: None, ..self.clone() })
+    }
+
+    /// A named output of a flake that is given alone: `REF` and `web` are `REF#web`.
+    ///
+    /// # Errors
+    /// A ref that names an output itself or is none of a flake; a profile that is no attribute path.
+    pub fn with_profile(&self, profile: &str) -> Result<Self, FlakeRefError> {
+        if self.attribute.is_some() || self.outputs.is_some() || matches!(self.place, Place::Store(_)) {
+            return Err(FlakeRefError::Profile { text: self.written.clone(), profile: profile.to_owned() });
+        }
+        self.with_attribute(profile)
     }
 
     /// The same attribute for another system: `image` becomes `packages.SYSTEM.image`, and a ref without
@@ -542,6 +580,34 @@ mod tests {
         assert!(matches!(r.place(), Place::Url { folder: Some(f), .. } if f == Path::new("/a b")));
         assert_eq!(r.parameter("dir").as_deref(), Some("s/t"));
         assert_eq!(r.parameter("ref"), None);
+    }
+
+    #[test]
+    fn a_profile_is_an_output_of_a_flake_that_is_given_alone() {
+        let with = |text: &str, profile: &str| parse(text).unwrap().with_profile(profile);
+        assert_eq!(with(".", "web").unwrap().installable(), "/work dir/here#web");
+        assert_eq!(with("github:o/r?dir=x", "web").unwrap().installable(), "github:o/r?dir=x#web");
+        for text in [".#a", ".#^out", STORE] {
+            let error = with(text, "web").unwrap_err();
+            assert!(matches!(error, FlakeRefError::Profile { .. }), "{text}: {error}");
+            assert_eq!(error.kind(), ErrorKind::Usage);
+        }
+        for profile in ["", "a..b", "a b", "a#b"] {
+            assert!(matches!(with(".", profile), Err(FlakeRefError::Attribute { .. })), "{profile}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_keeps_is_not_relative() {
+        let read = |text: &str| FlakeRef::parse_absolute(text, Some(Path::new("/home/me")));
+        for text in ["", ".", "./x", "../x#a", "#a", "path:.", "path:x", "git+file:x", ".hidden"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert!(matches!(read("./x"), Err(FlakeRefError::Relative(_))));
+        for text in ["/x#a", "path:/x", "git+file:///x", "github:o/r", "nixpkgs", STORE] {
+            assert_eq!(read(text).unwrap().installable(), text);
+        }
+        assert_eq!(read("~/x").unwrap().installable(), "/home/me/x");
     }
 
     #[test]

@@ -10,11 +10,16 @@ use std::path::Path;
 /// Most bytes that a file of ours may have: they are small, and a larger one is not ours.
 const LIMIT: u64 = 4 << 20;
 
-/// Writes JSON through a temporary file, fsync and rename. Mode 0600.
+/// Writes JSON as [`write`] does.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write(path, &serde_json::to_vec_pretty(value)?)
+}
+
+/// Writes through a temporary file, fsync and rename. Mode 0600.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&serde_json::to_vec_pretty(value)?)?;
+    file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
     Ok(())

@@ -8,6 +8,7 @@ pub mod control;
 mod doctor;
 mod facts;
 mod files;
+mod folders;
 pub mod guest;
 mod http;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -19,6 +20,7 @@ mod probes;
 mod program;
 mod registry;
 mod supervisor;
+mod templates;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tsc;
 mod unix;
@@ -33,3 +35,4 @@ pub use lifecycle::{Demand, Lifecycle, Refused};
 pub use memory::{MemoryError, check_memory};
 pub use registry::{Registry, RegistryError, Snapshot};
 pub use supervisor::{Launch, LaunchEvent, SuperviseOptions, supervise};
+pub use templates::{StoredTemplate, TemplateBuild, TemplateDraft, TemplateError, Templates};

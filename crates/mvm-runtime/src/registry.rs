@@ -1,19 +1,15 @@
 //! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock on that folder,
 //! which a supervisor holds, says that the VM lives. Nothing else is believed.
 
+use crate::folders::{self, Failed, begins, is_at, share, sweep};
 use crate::files;
 use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, VmDirs, VmName, VmRecord, VmSpec, VmState};
 use mvm_protocol::ChannelKeys;
-use rustix::fs::{FlockOperation, RenameFlags};
-use std::ffi::OsStr;
+use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How the names of folders begin that are not yet a VM, and that no longer are one.
-const DRAFT: &str = ".new-";
-const GRAVE: &str = ".gone-";
 /// How the names of the GC roots of the last `build` begin.
 const LAST_BUILD: &str = ".last-build";
 
@@ -80,6 +76,12 @@ impl Diagnostic for RegistryError {
     }
 }
 
+impl From<Failed> for RegistryError {
+    fn from(Failed { action, path, source }: Failed) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
 fn io_error<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> RegistryError + 'p {
     move |source| RegistryError::Io { action, path: path.to_path_buf(), source }
 }
@@ -107,28 +109,21 @@ impl Registry {
         spec: &VmSpec,
         furnish: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<VmDirs, RegistryError> {
-        let vms = self.dirs.vms();
-        files::private_dir(&vms).map_err(io_error("make", &vms))?;
-        let vm = self.vm(&spec.name);
         self.sweep();
-        let _busy = share(&vms).map_err(io_error("lock", &vms))?;
-        let draft = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&vms).map_err(io_error("write to", &vms))?;
-        let name_of = |path: PathBuf| draft.path().join(path.file_name().unwrap_or_default());
-        let write = || -> io::Result<()> {
+        let vm = self.vm(&spec.name);
+        let made = folders::appear(vm.share(), |draft| {
+            let name_of = |path: PathBuf| draft.join(path.file_name().unwrap_or_default());
             let keys = ChannelKeys::generate().map_err(|e| io::Error::other(e.to_string()))?;
             files::write_json(&name_of(vm.keys()), &keys)?;
             files::write_json(&name_of(vm.spec()), spec)?;
-            furnish(draft.path())
-        };
-        write().map_err(io_error("write to", draft.path()))?;
-        let cwd = rustix::fs::CWD;
-        match rustix::fs::renameat_with(cwd, draft.path(), cwd, vm.share(), RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                let _gone = draft.keep();
-                Ok(vm)
+            furnish(draft)
+        });
+        match made {
+            Ok(()) => Ok(vm),
+            Err(failed) if failed.source.kind() == io::ErrorKind::AlreadyExists => {
+                Err(RegistryError::Taken(spec.name.to_string()))
             }
-            Err(rustix::io::Errno::EXIST) => Err(RegistryError::Taken(spec.name.to_string())),
-            Err(e) => Err(io_error("make", vm.share())(e.into())),
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -238,44 +233,15 @@ impl Registry {
         for dir in [vm.runtime(), vm.cache(), vm.logs()] {
             files::remove_dir(dir).map_err(io_error("remove", dir))?;
         }
-        // The name is free the moment its folder has moved away; what is left of it is nobody's.
-        let vms = self.dirs.vms();
-        let _busy = share(&vms).map_err(io_error("lock", &vms))?;
-        let grave = vms.join(format!("{GRAVE}{name}-{}", std::process::id()));
-        std::fs::rename(vm.share(), &grave).map_err(io_error("remove", vm.share()))?;
-        files::remove_dir(&grave).map_err(io_error("remove", &grave))
+        Ok(folders::vanish(vm.share())?)
     }
 
-    /// Removes what commands that were killed left half made or half removed. Whoever makes or removes a VM, or builds
-    /// for one, shares the lock of the folder, so what is there when nobody does is nobody's. Best effort: the next
-    /// command tries too.
+    /// Removes what commands that were killed left half made or half removed.
     fn sweep(&self) {
-        let begins = |name: &OsStr, prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
-        sweep_folder(&self.dirs.vms(), |name| [DRAFT, GRAVE].iter().any(|prefix| begins(name, prefix)));
+        sweep(&self.dirs.vms(), folders::is_left);
         // The root of the last `build` stays until the next one.
-        sweep_folder(&self.dirs.gc_roots(), |name| !begins(name, LAST_BUILD));
+        sweep(&self.dirs.gc_roots(), |name| !begins(name, LAST_BUILD));
     }
-}
-
-fn sweep_folder(path: &Path, is_left: impl Fn(&OsStr) -> bool) {
-    let Ok(folder) = File::open(path) else { return };
-    if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return;
-    }
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten().filter(|e| is_left(&e.file_name())) {
-        let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
-        let done = if is_folder { files::remove_dir(&entry.path()) } else { files::remove_file(&entry.path()) };
-        if let Err(error) = done {
-            tracing::warn!(%error, "what a killed command left cannot be removed");
-        }
-    }
-}
-
-/// Shares the lock of a folder, against [`Registry::sweep`].
-fn share(path: &Path) -> io::Result<File> {
-    let folder = File::open(path)?;
-    rustix::fs::flock(&folder, FlockOperation::LockShared)?;
-    Ok(folder)
 }
 
 /// Tidies up after a supervisor that died, while the caller sees to it that no other begins. Two may do so at once.
@@ -295,15 +261,6 @@ fn settle(vm: &VmDirs, record: &VmRecord) {
 /// Whether someone holds the lock.
 fn is_locked(vm: &VmDirs) -> Result<bool, RegistryError> {
     Ok(vm.share().exists() && idle(vm)?.is_none())
-}
-
-/// Whether the path still leads to this open folder.
-fn is_at(folder: &File, path: &Path) -> bool {
-    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-    match (folder.metadata(), std::fs::metadata(path)) {
-        (Ok(open), Ok(there)) => place(open) == place(there),
-        _ => false,
-    }
 }
 
 /// The shared lock, which can be had only where no supervisor holds the VM, and none begins while it is kept.
