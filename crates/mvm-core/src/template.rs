@@ -3,8 +3,8 @@
 
 use crate::config::line_at;
 use crate::{Diagnostic, ErrorKind, Hypervisor, MemorySize, PortForward};
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
@@ -145,8 +145,9 @@ impl TemplateChange {
             let Some(ports) = document.entry("ports").or_insert_with(|| Array::new().into()).as_array_mut() else {
                 return;
             };
-            let is_same = |value: &Value| value.as_str().and_then(|p| p.parse::<PortForward>().ok());
-            match ports.iter().position(|value| is_same(value).is_some_and(|other| other.guest == port.guest)) {
+            let guest = |value: &Value| Some(value.as_str()?.parse::<PortForward>().ok()?.guest);
+            let same = ports.iter().position(|value| guest(value) == Some(port.guest));
+            match same {
                 Some(at) => {
                     ports.replace(at, port.to_string());
                 }
@@ -198,9 +199,7 @@ fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<MemorySize>, D::E
 
 fn env<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let env = BTreeMap::<String, String>::deserialize(from)?;
-    let is_fine = |name: &str, value: &str| {
-        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-    };
+    let is_fine = |name: &str, value: &str| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
     match env.iter().find(|(name, value)| !is_fine(name, value)) {
         Some((name, _)) => Err(de::Error::custom(format!("{name:?} cannot be set in an environment"))),
         None => Ok(env),
@@ -254,7 +253,8 @@ mod tests {
             ..TemplateChange::default()
         };
         let changed = change.apply(text).unwrap();
-        for kept in ["# mine\n", "flake = \"b\" # of a friend\n", "vcpus=1\n", "\"1:80\", # web\n", "A = \"1\" # one\n"] {
+        for kept in ["# mine\n", "flake = \"b\" # of a friend\n", "vcpus=1\n", "\"1:80\", # web\n", "A = \"1\" # one\n"]
+        {
             assert!(changed.contains(kept), "{kept:?} is gone: {changed}");
         }
         let read = Template::parse(changed.as_bytes()).unwrap();
@@ -279,7 +279,7 @@ mod tests {
             (b"flake = \"a\"\nhypervisor = \"vbox\"\n", 2, "vbox"),
             (b"flake = \"a\"\n[env]\n\"A=B\" = \"c\"\n", 2, "A=B"),
             (b"flake = \"a\"\nenv = 3\n", 2, "map"),
-            (b"flake = \"a\nb\"\n", 1, "flake"),
+            (b"flake = \"a\n", 1, "flake"),
             (b"flake = \"a\"\nflake = \"b\"\n", 2, "duplicate"),
             (b"flake = \"a\"\n# \xff\n", 2, "UTF-8"),
         ] {

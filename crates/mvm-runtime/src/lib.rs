@@ -35,4 +35,4 @@ pub use lifecycle::{Demand, Lifecycle, Refused};
 pub use memory::{MemoryError, check_memory};
 pub use registry::{Registry, RegistryError, Snapshot};
 pub use supervisor::{Launch, LaunchEvent, SuperviseOptions, supervise};
-pub use templates::{StoredTemplate, TemplateBuild, TemplateDraft, TemplateError, Templates};
+pub use templates::{ListedTemplate, StoredTemplate, TemplateBuild, TemplateDraft, TemplateError, Templates};

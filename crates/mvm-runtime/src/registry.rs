@@ -1,8 +1,8 @@
 //! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock on that folder,
 //! which a supervisor holds, says that the VM lives. Nothing else is believed.
 
-use crate::folders::{self, Failed, begins, is_at, share, sweep};
 use crate::files;
+use crate::folders::{self, Failed, begins, is_at, share, sweep};
 use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, VmDirs, VmName, VmRecord, VmSpec, VmState};
 use mvm_protocol::ChannelKeys;
 use rustix::fs::FlockOperation;

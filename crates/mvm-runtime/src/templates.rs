@@ -30,6 +30,9 @@ pub struct StoredTemplate {
     pub build: Option<TemplateBuild>,
 }
 
+/// A template by its name, or what is wrong with it.
+pub type ListedTemplate = (TemplateName, Result<StoredTemplate, TemplateError>);
+
 /// The last build of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateBuild {
@@ -203,7 +206,7 @@ impl Templates {
     }
 
     /// Every template, by name: those that are damaged with what is wrong. Folders that are no template's are passed over.
-    pub fn list(&self) -> Result<Vec<(TemplateName, Result<StoredTemplate, TemplateError>)>, TemplateError> {
+    pub fn list(&self) -> Result<Vec<ListedTemplate>, TemplateError> {
         self.sweep();
         let folder = self.dirs.templates();
         let entries = match std::fs::read_dir(&folder) {
