@@ -2,7 +2,7 @@
 # Checks the Nix side: syntax, format, the lock file, generated files, and the modules where a nixpkgs lib is at hand.
 #
 # usage: scripts/check-nix.sh [--write]
-#   --write                   write the generated files (catalog/index.json, docs/options*.md) instead of comparing them
+#   --write                   write the generated files (catalog/index.json, templates/index.json, docs/options*.md) instead of comparing them
 #   $MVM_TEST_NIXPKGS_LIB     the folder `lib` of a nixpkgs: tests of the guest options, the catalog and the templates
 #   $MVM_TEST_NIXPKGS         a whole nixpkgs: also those of the NixOS modules, on its NixOS
 #   $MVM_TEST_MICROVM         a microvm.nix, for those of modules/microvm; $MVM_TEST_NIX_DARWIN a nix-darwin
@@ -102,6 +102,9 @@ tests "the lock file" tests lock ""
 step "catalog/index.json"
 evaluate '(import ./catalog).index' |
   json 'print(json.dumps(json.load(sys.stdin), indent=2, sort_keys=True))' | in_step catalog/index.json
+step "templates/index.json"
+evaluate 'builtins.mapAttrs (_: template: template.description) (removeAttrs (import ./templates) [ "default" ])' |
+  json 'print(json.dumps(json.load(sys.stdin), indent=2, sort_keys=True))' | in_step templates/index.json
 
 # --- what needs nixpkgs' lib -----------------------------------------------------------------------------------------
 nixpkgs=${MVM_TEST_NIXPKGS:-}

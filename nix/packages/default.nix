@@ -20,6 +20,8 @@ let
       (lib.fileset.maybeMissing ../../tests)
       # What mvmctl lists without Nix.
       ../../catalog/index.json
+      # What it writes without Nix; crates/mvm-cli has a link to it.
+      ../../templates
     ];
   };
   common = {

@@ -4,12 +4,12 @@ use crate::Context;
 use crate::follow::{LogFollower, Tail};
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
-use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, VmDirs, VmName, VmRecord};
-use mvm_core::{VmSource, VmSpec};
+use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, Template, VmDirs, VmName};
+use mvm_core::{VmRecord, VmSource, VmSpec};
 use mvm_image::{GuestKernel, Image};
 use mvm_nix::{BuildEvent, BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
 use mvm_runtime::control::ControlRequest;
-use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError};
+use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError, StoredTemplate};
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,14 +26,15 @@ pub(crate) struct Sourced {
     folder: PathBuf,
     source: VmSource,
     defaults: ImageDefaults,
-    root: Option<BuildRoot>,
+    kept: Option<Kept>,
 }
 
-/// What keeps a build until a VM does.
-struct BuildRoot {
-    root: GcRoot,
-    /// Says that it is somebody's.
-    _building: std::fs::File,
+/// What keeps an image of Nix's until a VM does.
+struct Kept {
+    /// The root of a build that was made for this VM; it goes when the VM has its own.
+    build: Option<GcRoot>,
+    /// Says that what keeps it is in use.
+    _held: std::fs::File,
 }
 
 /// What a user may choose beside the image.
@@ -45,6 +46,27 @@ pub(crate) struct Wishes {
     pub ports: Vec<PortForward>,
     pub hypervisor: Option<Hypervisor>,
     pub ephemeral: bool,
+}
+
+impl Wishes {
+    /// With what a template says wherever the user says nothing.
+    pub fn or_of(mut self, template: &Template) -> Self {
+        self.cpus = self.cpus.or(template.vcpus);
+        self.memory = self.memory.or(template.memory);
+        self.hypervisor = self.hypervisor.or(template.hypervisor);
+        for (name, value) in &template.env {
+            self.env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self.ports = publish(self.ports, &template.ports);
+        self
+    }
+}
+
+/// What the user publishes takes the place of what is proposed for the same port of the guest.
+fn publish(mut ports: Vec<PortForward>, proposed: &[PortForward]) -> Vec<PortForward> {
+    let others = proposed.iter().filter(|p| !ports.iter().any(|o| o.guest == p.guest));
+    ports.extend(others.copied().collect::<Vec<_>>());
+    ports
 }
 
 /// A VM that is ready and whose supervisor still listens to us.
@@ -148,8 +170,9 @@ pub(crate) async fn flake(
     let building = ctx.registry.building()?;
     let (flake, output) = nix_build(ctx, wanted, link, interrupts).await?;
     let folder = output.path.to_absolute_path().into();
-    let root = BuildRoot { root: output.root.clone(), _building: building };
-    let done = sourced(folder, VmSource::Flake { flake: flake.to_string() }, Some(root));
+    let kept = Kept { build: Some(output.root.clone()), _held: building };
+    let source = VmSource::Flake { flake: flake.to_string(), template: None };
+    let done = sourced(folder, source, Some(kept));
     if done.is_err() {
         output.root.release()?;
     }
@@ -172,13 +195,14 @@ pub(crate) async fn runner(
     let building = ctx.registry.building()?;
     let runner = Wanted { flake: format!("{options}.declaredRunner"), ..wanted };
     let (flake, output) = nix_build(ctx, runner, link, interrupts).await?;
-    let root = BuildRoot { root: output.root.clone(), _building: building };
+    let kept = Kept { build: Some(output.root.clone()), _held: building };
     let done = || -> Result<Sourced, Fault> {
         let folder = PathBuf::from(output.path.to_absolute_path());
         mvm_runtime::check_runner(&folder)?;
         let (vcpus, memory) = (resources.vcpu, MemorySize::from_mib(resources.mem)?);
         let defaults = ImageDefaults { vcpus, memory, ports: Vec::new() };
-        Ok(Sourced { folder, source: VmSource::Flake { flake: flake.to_string() }, defaults, root: Some(root) })
+        let source = VmSource::Flake { flake: flake.to_string(), template: None };
+        Ok(Sourced { folder, source, defaults, kept: Some(kept) })
     };
     let done = done();
     if done.is_err() {
@@ -187,9 +211,25 @@ pub(crate) async fn runner(
     done
 }
 
-fn sourced(folder: PathBuf, source: VmSource, root: Option<BuildRoot>) -> Result<Sourced, Fault> {
+/// The image of a template, built where that has not been done for what it says now.
+pub(crate) async fn template(
+    ctx: &Context,
+    template: &StoredTemplate,
+    interrupts: &mut Interrupts,
+) -> Result<Sourced, Fault> {
+    let held = ctx.templates().hold(&template.name)?;
+    let flake = crate::template_build::flake_of(ctx, template)?.to_string();
+    let build = match template.build_of(&flake) {
+        Some(build) => build.clone(),
+        None => crate::template_build::build(ctx, template, interrupts).await?,
+    };
+    let source = VmSource::Flake { flake, template: Some(template.name.clone()) };
+    sourced(build.image, source, Some(Kept { build: None, _held: held }))
+}
+
+fn sourced(folder: PathBuf, source: VmSource, kept: Option<Kept>) -> Result<Sourced, Fault> {
     let defaults = Image::open(&folder)?.manifest().defaults.clone();
-    Ok(Sourced { folder, source, defaults, root })
+    Ok(Sourced { folder, source, defaults, kept })
 }
 
 /// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
@@ -240,9 +280,7 @@ pub(crate) async fn create(
     interrupts: &mut Interrupts,
 ) -> Result<VmDirs, Fault> {
     let defaults = from.defaults;
-    let mut ports = wishes.ports;
-    // What the user publishes takes the place of what the image proposes for the same port of the guest.
-    ports.extend(defaults.ports.into_iter().filter(|p| !ports.iter().any(|o| o.guest == p.guest)).collect::<Vec<_>>());
+    let ports = publish(wishes.ports, &defaults.ports);
     let spec = VmSpec {
         schema: 1,
         name: name.clone(),
@@ -260,14 +298,14 @@ pub(crate) async fn create(
     let vm = match ctx.registry.create(&spec, |_| Ok(())) {
         Ok(vm) => vm,
         Err(error) => {
-            from.root.map_or(Ok(()), |build| build.root.release())?;
+            from.kept.and_then(|kept| kept.build).map_or(Ok(()), GcRoot::release)?;
             return Err(error.into());
         }
     };
-    if let Some(BuildRoot { root, _building }) = from.root {
+    if let Some(Kept { build, _held }) = from.kept {
         // The image now belongs to the VM: it goes when the VM's folder goes.
         let kept = nix_build(ctx, &*from.folder.to_string_lossy(), &vm.gc_root(), interrupts).await;
-        let released = root.release();
+        let released = build.map_or(Ok(()), GcRoot::release);
         if let Err(fault) = kept.and_then(|_| Ok(released?)) {
             ctx.registry.remove(&name)?;
             return Err(fault);

@@ -4,7 +4,9 @@ mod boot;
 mod commands;
 mod follow;
 mod interrupt;
+mod preset;
 mod progress;
+mod template_build;
 mod terminal;
 mod ui;
 
@@ -12,7 +14,7 @@ use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 use commands::*;
 use mvm_core::{Diagnostic, Dirs, ErrorKind, Fault, NameError, PortForwardError, SizeError, UnknownHypervisor, VmName};
-use mvm_runtime::{Registry, SuperviseOptions};
+use mvm_runtime::{Registry, SuperviseOptions, Templates};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,6 +58,7 @@ enum Command {
     Cp(cp::CpArgs),
     Build(build::BuildArgs),
     Doctor(doctor::DoctorArgs),
+    Template(template::TemplateArgs),
     /// The process that owns a VM; started by `up`.
     #[command(name = "__supervise", hide = true)]
     Supervise {
@@ -79,6 +82,10 @@ struct Context {
 impl Context {
     fn dirs(&self) -> &Dirs {
         self.registry.dirs()
+    }
+
+    fn templates(&self) -> Templates {
+        Templates::new(self.dirs().clone())
     }
 }
 
@@ -146,6 +153,7 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
         Command::Cp(args) => cp::run(args, ctx).await,
         Command::Build(args) => build::run(args, ctx).await,
         Command::Doctor(args) => doctor::run(args, ctx).await,
+        Command::Template(args) => template::run(args, ctx).await,
         Command::Supervise { name, boot_timeout } => {
             // Out of the terminal's reach. A process that leads a group cannot leave its session: it is in the
             // background of the terminal then, and all that can still reach it is a hang-up, which it survives.

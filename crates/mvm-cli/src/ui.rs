@@ -7,6 +7,7 @@ use serde::Serialize;
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// What a command speaks through.
 #[derive(Debug)]
@@ -101,6 +102,18 @@ impl Ui {
     /// Whether a line that changes would be seen.
     pub(crate) fn is_live(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// Whether somebody is there who can be asked.
+    pub(crate) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks a question; no answer at all is a no. Cancel-safe.
+    pub(crate) async fn confirm(&self, question: &str) -> bool {
+        let _ = write!(io::stderr().lock(), "{question} [Y/n] ");
+        let answer = BufReader::new(tokio::io::stdin()).lines().next_line().await;
+        matches!(answer, Ok(Some(line)) if !line.trim_start().to_lowercase().starts_with('n'))
     }
 
     /// A line that changes while something goes on; seen on a terminal only.

@@ -119,6 +119,11 @@ impl Dirs {
         self.share.join("gcroots")
     }
 
+    /// The GC root of a template's image while it is built. No VM's build has such a name.
+    pub fn building_template(&self, name: &TemplateName) -> PathBuf {
+        self.gc_roots().join(format!("{name}.template-{}", std::process::id()))
+    }
+
     /// One folder a template.
     pub fn templates(&self) -> PathBuf {
         self.share.join("templates")

@@ -18,6 +18,7 @@ mod memory;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod probes;
 mod program;
+mod project;
 mod registry;
 mod supervisor;
 mod templates;
@@ -33,6 +34,7 @@ pub use doctor::{Dependency, Report, examine};
 pub use kvm::run_probe as run_kvm_probe;
 pub use lifecycle::{Demand, Lifecycle, Refused};
 pub use memory::{MemoryError, check_memory};
+pub use project::{ProjectError, write_project};
 pub use registry::{Registry, RegistryError, Snapshot};
 pub use supervisor::{Launch, LaunchEvent, SuperviseOptions, supervise};
 pub use templates::{ListedTemplate, StoredTemplate, TemplateBuild, TemplateDraft, TemplateError, Templates};

@@ -13,6 +13,7 @@ pub(crate) mod ls;
 pub(crate) mod pause;
 pub(crate) mod resume;
 pub(crate) mod rm;
+pub(crate) mod template;
 pub(crate) mod up;
 pub(crate) mod wait;
 

@@ -4,7 +4,7 @@ use crate::Context;
 use crate::boot::{self, Ready, Wanted, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
-use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, VmName};
+use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, TemplateName, VmName};
 use mvm_runtime::{LaunchEvent, RegistryError};
 use std::ffi::OsString;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Shows its console until it ends or Ctrl-C stops it; with -d it goes on in the background.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  mvmctl up --rm\n  mvmctl up web --flake github:me/site#vm -p 8080:80 -d\n  mvmctl start web"
+    after_help = "Examples:\n  mvmctl up --rm\n  mvmctl up web --flake github:me/site#vm -p 8080:80 -d\n  mvmctl up web --template site -d\n  mvmctl start web"
 )]
 pub(crate) struct UpArgs {
     /// The VM's name; one is made up where it is missing
@@ -36,6 +36,9 @@ pub(crate) struct UpArgs {
     /// Use this image: a folder, or the name of one in the cache
     #[arg(long, value_name = "DIR|NAME")]
     image: Option<OsString>,
+    /// Use this template's image and resources; built where it has not been
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["flake", "image"])]
+    template: Option<TemplateName>,
     /// Virtual CPUs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     cpus: Option<u32>,
@@ -114,7 +117,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         if ctx.registry.is_running(&name)? {
             return Err(RegistryError::Running(name.to_string()).into());
         }
-        if args.flake.is_some() || args.image.is_some() {
+        if args.flake.is_some() || args.image.is_some() || args.template.is_some() {
             return Err(RegistryError::Taken(name.to_string()).into());
         }
         if let Some(option) = args.only_for_new() {
@@ -123,11 +126,23 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
         }
     } else {
-        // Said before a build that may take long.
         args.check_hypervisor()?;
-        args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
-        let sourced = match (&args.flake, &args.image) {
-            (Some(flake), _) => {
+        let mut wishes = Wishes {
+            cpus: args.cpus,
+            memory: args.memory,
+            env: args.env.into_iter().collect(),
+            ports: args.ports,
+            hypervisor: args.hypervisor,
+            ephemeral: args.rm,
+        };
+        let template = args.template.as_ref().map(|name| ctx.templates().get(name)).transpose()?;
+        if let Some(template) = &template {
+            wishes = wishes.or_of(&template.template);
+        }
+        // Said before a build that may take long.
+        wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
+        let sourced = match (&args.flake, &args.image, &template) {
+            (Some(flake), _, _) => {
                 let wanted = Wanted::new(flake, args.profile.as_deref(), args.refresh)?;
                 let link = ctx.dirs().gc_roots().join(name.as_str());
                 match args.hypervisor {
@@ -135,16 +150,9 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
                     _ => boot::flake(ctx, wanted, &link, &mut interrupts).await?,
                 }
             }
-            (None, Some(image)) => boot::folder(ctx, image)?,
-            (None, None) => boot::built_in(ctx, &mut interrupts).await?,
-        };
-        let wishes = Wishes {
-            cpus: args.cpus,
-            memory: args.memory,
-            env: args.env.into_iter().collect(),
-            ports: args.ports,
-            hypervisor: args.hypervisor,
-            ephemeral: args.rm,
+            (None, Some(image), _) => boot::folder(ctx, image)?,
+            (None, None, Some(template)) => boot::template(ctx, template, &mut interrupts).await?,
+            (None, None, None) => boot::built_in(ctx, &mut interrupts).await?,
         };
         boot::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
     }
