@@ -36,8 +36,17 @@ const MACHINES: &[&str] = &[
     "cache/mvm/vms",
     "local/share/mvm/gcroots",
     "local/share/mvm/gcroots/.last-build",
+    "local/share/mvm/templates",
+    "local/share/mvm/templates/.lock",
     "local/share/mvm/vms",
     "local/state/mvm/logs",
+];
+
+/// What is kept of each template.
+const TEMPLATES: &[&str] = &[
+    "local/share/mvm/templates/*/build.json",
+    "local/share/mvm/templates/*/image",
+    "local/share/mvm/templates/*/template.toml",
 ];
 
 /// What may be there of each VM that is stopped.
@@ -165,7 +174,7 @@ impl User {
     /// Asserts that nothing runs, and that of files and folders there is only what may be there after `down`.
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.processes(), Vec::<String>::new());
-        self.assert_only(&[MACHINES, STOPPED].concat());
+        self.assert_only(&[MACHINES, TEMPLATES, STOPPED].concat());
     }
 
     /// Asserts that no VM is left either: no folder of one, and no store path that is kept from Nix.
@@ -173,6 +182,12 @@ impl User {
         assert_eq!(self.processes(), Vec::<String>::new());
         self.assert_only(MACHINES);
         assert_eq!(self.gc_roots(), Vec::<String>::new());
+    }
+
+    /// Asserts that of files and folders there is only what may be there of templates: no VM, and nothing half made.
+    pub fn assert_only_templates(&self) {
+        assert_eq!(self.processes(), Vec::<String>::new());
+        self.assert_only(&[MACHINES, TEMPLATES].concat());
     }
 
     /// Asserts that every file and every empty folder of mvm's is one of these, and that there is no socket at all.

@@ -55,16 +55,15 @@ async fn by_hand(name: &TemplateName, ctx: &Context) -> Result<u8, Fault> {
     let before = draft.read()?;
     loop {
         open_editor(&draft.file(), &mut interrupts).await?;
-        let text = draft.read()?;
+        let text = draft.read().map_err(|error| unchanged(error.into()))?;
         if text == before {
             ctx.ui.status("nothing was changed");
             return Ok(0);
         }
-        let Err(mut fault) = check(&text) else {
+        let Err(fault) = check(&text).map_err(unchanged) else {
             templates.replace(name, &before, &text)?;
             return Ok(0);
         };
-        fault.message.push_str("; the template stays as it was");
         if !ctx.ui.can_ask() {
             return Err(fault);
         }
@@ -77,6 +76,10 @@ async fn by_hand(name: &TemplateName, ctx: &Context) -> Result<u8, Fault> {
             return Err(Fault::new(fault.kind, "the template stays as it was"));
         }
     }
+}
+
+fn unchanged(fault: Fault) -> Fault {
+    Fault { message: format!("{}; the template stays as it was", fault.message), ..fault }
 }
 
 /// The editor's command line, by the rules of a shell but without one.
@@ -122,8 +125,8 @@ async fn open_editor(file: &Path, interrupts: &mut Interrupts) -> Result<(), Fau
     if status.success() {
         return Ok(());
     }
-    let message = format!("the editor {:?} failed ({status}); the template stays as it was", words[0]);
-    Err(Fault::new(ErrorKind::Unexpected, message).with_hint(hint()))
+    let message = format!("the editor {:?} failed ({status})", words[0]);
+    Err(unchanged(Fault::new(ErrorKind::Unexpected, message).with_hint(hint())))
 }
 
 /// Hands a signal on to the editor, which may have a terminal to give back, and waits for its end or another signal.

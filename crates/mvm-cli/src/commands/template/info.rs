@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 /// Show all that is known of a template
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  mvmctl template info site --json")]
 pub(super) struct InfoArgs {
     /// The template
     name: TemplateName,

@@ -25,6 +25,9 @@ use std::time::{Duration, SystemTime};
 /// A template is a flake, one of its outputs, and resources. It is built when it is first used, or built anew by `build`;
 /// `mvmctl up --template NAME` makes VMs of it.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  mvmctl template init site --preset http\n  mvmctl template create site --flake ./site --memory 512M\n  mvmctl up web --template site -d"
+)]
 pub(crate) struct TemplateArgs {
     #[command(subcommand)]
     command: TemplateCommand,

@@ -8,6 +8,7 @@ use mvm_core::{Fault, TemplateName};
 ///
 /// VMs that were made of one keep their image.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  mvmctl template rm site db")]
 pub(super) struct RmArgs {
     /// The templates
     #[arg(required = true)]
