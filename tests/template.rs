@@ -167,7 +167,14 @@ fn a_build_that_is_none_keeps_the_last_one_with(user: User) {
     let built = json(&user, &build);
     let newer = built["image"].as_str().unwrap();
     assert_ne!(newer, image);
-    assert_eq!(user.gc_roots(), [root(&file_of(&user, "site", "image"), newer)]);
+    let roots = [root(&file_of(&user, "site", "image"), newer)];
+    assert_eq!(user.gc_roots(), roots);
+    // Two at once are one after the other, whichever.
+    let two = [(); 2].map(|()| spawn(&mut user.command(&build)));
+    assert_eq!(two.map(code_of), [0, 0]);
+    assert_eq!(user.gc_roots(), roots);
+    assert_eq!(json(&user, &["template", "list"])[0]["build"]["current"], true);
+    user.assert_only_templates();
     user.ok(&["template", "rm", "site"]);
     user.assert_never_was();
 }
