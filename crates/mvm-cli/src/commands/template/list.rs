@@ -5,7 +5,6 @@ use crate::Context;
 use crate::template_build::output_of;
 use indicatif::HumanBytes;
 use mvm_core::{Fault, Template, TemplateName};
-use mvm_runtime::TemplateError;
 use serde::Serialize;
 
 /// List the templates
@@ -42,7 +41,7 @@ pub(super) fn run(args: ListArgs, ctx: &Context) -> Result<u8, Fault> {
                 fault: None,
                 name,
             },
-            Err(error) => Listed { name, flake: None, build: None, fault: Some(damage(error)) },
+            Err(error) => Listed { name, flake: None, build: None, fault: Some(error.into()) },
         })
         .collect();
     if args.json {
@@ -55,10 +54,6 @@ pub(super) fn run(args: ListArgs, ctx: &Context) -> Result<u8, Fault> {
         ctx.ui.warning(&fault.message);
     }
     Ok(0)
-}
-
-fn damage(error: TemplateError) -> Fault {
-    error.into()
 }
 
 /// The flake with its output, as far as it can be told.
