@@ -89,6 +89,8 @@ let
 in
 image
 // {
+  # By this `mvmctl flake check` knows an image.
+  isMvmImage = true;
   inherit
     content
     rootfs

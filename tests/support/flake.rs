@@ -22,14 +22,25 @@ pub fn install(user: &User) -> PathBuf {
     let script = Path::new(REPOSITORY).join("scripts/make-test-toolbox.sh");
     let made = Command::new(script).arg(&tools).arg(user.kernel()).output().unwrap();
     assert!(made.status.success(), "{}", text(&made.stderr));
-    let flake = user.home().join("flake");
-    std::fs::create_dir(&flake).unwrap();
-    for entry in Path::new(REPOSITORY).join("tests/fixtures/flakes/guest").read_dir().unwrap() {
+    let tools = format!("path:{}", tools.display());
+    copy("guest", &user.home().join("flake"), &[(NO_TOOLS, &tools), (NO_FOLDER, held(user).to_str().unwrap())])
+}
+
+/// The fixture flake with images of every kind of output, and the one that it is made from.
+pub fn install_outputs(user: &User) -> PathBuf {
+    let guest = format!("path:{}", install(user).display());
+    let system = format!("{}-linux", std::env::consts::ARCH);
+    copy("outputs", &user.home().join("outputs"), &[("path:/override-the-input-guest", &guest), ("@SYSTEM@", &system)])
+}
+
+/// Copies a fixture, with other words in the place of some.
+fn copy(fixture: &str, to: &Path, words: &[(&str, &str)]) -> PathBuf {
+    std::fs::create_dir(to).unwrap();
+    for entry in Path::new(REPOSITORY).join("tests/fixtures/flakes").join(fixture).read_dir().unwrap() {
         let entry = entry.unwrap();
         let content = std::fs::read_to_string(entry.path()).unwrap();
-        let content = content.replace(NO_TOOLS, &format!("path:{}", tools.display()));
-        let content = content.replace(NO_FOLDER, held(user).to_str().unwrap());
-        std::fs::write(flake.join(entry.file_name()), content).unwrap();
+        let content = words.iter().fold(content, |content, (from, to)| content.replace(from, to));
+        std::fs::write(to.join(entry.file_name()), content).unwrap();
     }
-    flake
+    to.to_owned()
 }

@@ -137,6 +137,16 @@ impl Wanted {
         };
         Ok(Self { flake, refresh })
     }
+
+    /// The same, as it was if nothing has changed.
+    pub(crate) fn without_refresh(self) -> Self {
+        Self { refresh: false, ..self }
+    }
+
+    /// The flake ref as it was typed here.
+    pub(crate) fn flake_ref(&self) -> Result<FlakeRef, Fault> {
+        flake_ref(&self.flake)
+    }
 }
 
 impl From<&str> for Wanted {
@@ -251,7 +261,7 @@ pub(crate) async fn nix_build_with(
     interrupts: &mut Interrupts,
     events: impl FnMut(&BuildEvent),
 ) -> Result<(FlakeRef, BuildOutput), Fault> {
-    let flake = flake_ref(&wanted.flake)?;
+    let flake = wanted.flake_ref()?;
     let nix = Nix::find()?;
     let request = BuildRequest {
         refresh: wanted.refresh,

@@ -1,6 +1,7 @@
 //! The command line of mvm: what is typed becomes calls of the libraries, and what they say becomes text.
 
 mod boot;
+mod build_events;
 mod commands;
 mod follow;
 mod interrupt;
@@ -59,6 +60,7 @@ enum Command {
     Build(build::BuildArgs),
     Doctor(doctor::DoctorArgs),
     Template(template::TemplateArgs),
+    Flake(flake::FlakeArgs),
     /// The process that owns a VM; started by `up`.
     #[command(name = "__supervise", hide = true)]
     Supervise {
@@ -154,6 +156,7 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
         Command::Build(args) => build::run(args, ctx).await,
         Command::Doctor(args) => doctor::run(args, ctx).await,
         Command::Template(args) => template::run(args, ctx).await,
+        Command::Flake(args) => flake::run(args, ctx).await,
         Command::Supervise { name, boot_timeout } => {
             // Out of the terminal's reach. A process that leads a group cannot leave its session: it is in the
             // background of the terminal then, and all that can still reach it is a hang-up, which it survives.

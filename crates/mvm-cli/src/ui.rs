@@ -46,6 +46,13 @@ impl Ui {
         Ok(())
     }
 
+    /// A value as JSON on a line of its own, at once.
+    pub(crate) fn json_line(&self, value: &impl Serialize) -> Result<(), Fault> {
+        let mut text = serde_json::to_vec(value).map_err(|e| Fault::unexpected("cannot write JSON", &e))?;
+        text.push(b'\n');
+        self.raw(&text)
+    }
+
     /// Rows under a heading, in columns.
     pub(crate) fn table<const N: usize>(&self, heading: [&str; N], rows: &[[String; N]]) {
         for line in columns(heading, rows) {

@@ -69,7 +69,7 @@ pub(crate) fn listed(names: &[String]) -> Option<String> {
 }
 
 /// This machine's system in Nix's words.
-pub(crate) fn this_system() -> String {
+pub fn this_system() -> String {
     let os = if cfg!(target_os = "macos") { "darwin" } else { std::env::consts::OS };
     format!("{}-{os}", std::env::consts::ARCH)
 }

@@ -15,6 +15,7 @@
 mod advice;
 mod attributes;
 mod build;
+mod check;
 mod cli;
 mod error;
 mod evaluation;
@@ -37,7 +38,9 @@ mod version;
 mod watch;
 
 pub use advice::Trouble;
+pub use attributes::this_system;
 pub use build::{BuildOutput, BuildRequest};
+pub use check::{EvaluatedImage, ImageOutput};
 pub use cli::Nix;
 pub use error::{NixError, NixFailure};
 pub use event::{Activity, ActivityId, BuildEvent, parse_line};

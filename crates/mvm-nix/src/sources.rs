@@ -62,7 +62,8 @@ impl SourceTree {
         };
         match flake.place() {
             Place::Folder(folder) => {
-                let flake = folder.join(below);
+                // `components` leaves no slash behind an empty name.
+                let flake: PathBuf = folder.join(below).components().collect();
                 let flake = flake.ancestors().find(|f| f.join("flake.nix").exists())?;
                 let repository = flake.ancestors().find(|f| f.join(".git").exists());
                 let root = repository.unwrap_or(flake).to_owned();

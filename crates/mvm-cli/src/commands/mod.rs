@@ -6,6 +6,7 @@ pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
+pub(crate) mod flake;
 pub(crate) mod forward;
 pub(crate) mod inspect;
 pub(crate) mod logs;
