@@ -44,6 +44,10 @@ fn an_unchanged_flake_starts_no_nix() {
         let (again, refreshed) = run(&["build", &flake, "--refresh"]);
         assert!(again == image && refreshed.len() == 1 && refreshed[0].contains("--refresh"), "{refreshed:?}");
 
+        // Not being able to remember is no error.
+        let out = user.command(&["build", &flake]).env("MVM_CACHE_DIR", "/proc/nowhere").output().unwrap();
+        assert_eq!((out.status.code(), text(&out.stdout), text(&out.stderr)), (Some(0), image.clone(), String::new()));
+
         // A VM has links of its own, which only Nix can register; the flake is not evaluated for them.
         let (_, started) = run(&["up", "-d", "web", "--flake", &flake]);
         assert!(started.len() == 2 && started.iter().all(|s| s.ends_with(image.trim_end())), "{started:?}");

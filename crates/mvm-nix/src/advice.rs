@@ -24,16 +24,22 @@ pub enum Trouble {
     NoFeatures,
     /// The derivation is for another system, and no builder for it is known.
     OtherSystem,
+    /// The derivation is for Linux, this is a Mac, and no Linux builder is known.
+    NoLinuxBuilder,
     /// Something could not be downloaded.
     Offline,
     /// A binary cache's signature is not trusted.
     Untrusted,
+    /// The daemon ignores a binary cache that this user named.
+    UntrustedSubstituter,
     /// The daemon ignores settings of this user.
     UntrustedUser,
     /// This Nix cannot express the ref.
     Url,
     /// The store cannot be written.
     StorePermission,
+    /// The folder in which Nix keeps what it has fetched cannot be written.
+    ReadOnlyCache,
     /// A download has another hash than the flake says.
     HashMismatch,
     /// The out-link's place is taken by something else.
@@ -49,13 +55,20 @@ const SIGNS: &[(Trouble, &[&str])] = &[
     (Trouble::NoRegistryEntry, &["unable to download ''"]),
     (Trouble::NoSpace, &["no space left on device"]),
     (Trouble::NoSpace, &["disk quota exceeded"]),
+    (Trouble::NoSpace, &["disk is full"]),
     (Trouble::NoFeatures, &["experimental nix feature", "is disabled"]),
+    (Trouble::NoLinuxBuilder, &["-linux' with features", "is required to build", "but i am a 'aarch64-darwin'"]),
+    (Trouble::NoLinuxBuilder, &["-linux' with features", "is required to build", "but i am a 'x86_64-darwin'"]),
+    (Trouble::NoLinuxBuilder, &["-linux'", "required system:", "current system: 'aarch64-darwin'"]),
+    (Trouble::NoLinuxBuilder, &["-linux'", "required system:", "current system: 'x86_64-darwin'"]),
     (Trouble::OtherSystem, &["is required to build", "but i am a"]),
     (Trouble::OtherSystem, &["required system:", "current system:"]),
     (Trouble::Untrusted, &["not signed by any of the keys"]),
     (Trouble::Untrusted, &["lacks a signature by a trusted key"]),
     (Trouble::Untrusted, &["lacks a valid signature"]),
-    (Trouble::UntrustedUser, &["ignoring the client-specified setting", "restricted setting"]),
+    (Trouble::UntrustedSubstituter, &["ignoring untrusted substituter"]),
+    // The user's in 2.8, the client's in later ones.
+    (Trouble::UntrustedUser, &["ignoring the ", "-specified setting", "restricted setting"]),
     (Trouble::Offline, &["unable to download", "resolve host"]),
     (Trouble::Offline, &["unable to download", "connect to server"]),
     (Trouble::Offline, &["unable to download", "timeout was reached"]),
@@ -68,6 +81,9 @@ const SIGNS: &[(Trouble, &[&str])] = &[
     (Trouble::NoFlake, &["/flake.nix'", "no such file or directory"]),
     (Trouble::NoFlake, &["fetching the input 'path:", "does not exist"]),
     (Trouble::Url, &["is not a valid url"]),
+    (Trouble::ReadOnlyCache, &["creating directory", "read-only file system"]),
+    (Trouble::ReadOnlyCache, &[".cache/nix", "permission denied"]),
+    (Trouble::ReadOnlyCache, &[".cache/nix", "read-only"]),
     (Trouble::StorePermission, &["/nix/", "permission denied"]),
 ];
 
@@ -109,6 +125,15 @@ impl Trouble {
             }
             Self::Offline => "check the network; inputs that are in the store already can be used with `--offline`",
             Self::Untrusted => "add the cache's key to `trusted-public-keys` in nix.conf, or build without the cache",
+            Self::NoLinuxBuilder => {
+                "a Mac builds for Linux by a Linux builder: mvm's module for nix-darwin sets one up (services.mvm.linuxBuilder), and `nix run nixpkgs#darwin.linux-builder` starts one"
+            }
+            Self::UntrustedSubstituter => {
+                "ask for the cache in `trusted-substituters`, or for your name in `trusted-users`, in the daemon's nix.conf"
+            }
+            Self::ReadOnlyCache => {
+                "Nix keeps what it fetches in ~/.cache/nix: make it writable, or set XDG_CACHE_HOME to a folder that is"
+            }
             Self::UntrustedUser => "ask for your name in `trusted-users` in the daemon's nix.conf",
             Self::Url => {
                 "older Nix takes no blanks and few special characters in a flake's path: move the flake, or use Nix 2.26 or later"
@@ -138,6 +163,9 @@ mod tests {
             ("no-features", Some(Trouble::NoFeatures)),
             ("remote", Some(Trouble::Offline)),
             ("untrusted", Some(Trouble::Untrusted)),
+            ("untrusted-substituter", Some(Trouble::UntrustedSubstituter)),
+            ("no-space", Some(Trouble::NoSpace)),
+            ("read-only-cache", Some(Trouble::ReadOnlyCache)),
             ("fails", None),
             ("throws", None),
         ];
@@ -156,6 +184,24 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 3 * want.len());
+    }
+
+    /// What each version says of another system, on a Mac.
+    #[test]
+    fn a_mac_needs_a_linux_builder() {
+        let mut seen = 0;
+        for sample in crate::build::tests::samples("events").filter(|s| s.file == "alien") {
+            let text = FailureLog::replay(&sample.bytes).message;
+            for mac in ["aarch64-darwin", "x86_64-darwin"] {
+                let there = text.replace("x86_64-linux", mac);
+                assert_eq!(Trouble::recognise(&there), Some(Trouble::NoLinuxBuilder), "{}: {there}", sample.name);
+                // The other way round there is nothing to advise but a remote builder.
+                let back = there.replace(mac, "x86_64-linux").replace("aarch64-linux", mac);
+                assert_eq!(Trouble::recognise(&back), Some(Trouble::OtherSystem), "{}: {back}", sample.name);
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
     }
 
     #[test]

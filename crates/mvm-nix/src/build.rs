@@ -203,7 +203,7 @@ impl Nix {
             })
             .await?;
         if !ended.status.success() {
-            return Err(Box::new(log.finish(installable, &describe(ended.status))).into());
+            return Err(log.finish(installable, &describe(ended.status)).about(flake).into());
         }
         let built = output::parse(&ended.stdout)?;
         let [built] = <[_; 1]>::try_from(built)

@@ -41,7 +41,8 @@ impl Nix {
     /// # Errors
     /// The flake is not there, or what Nix found first.
     pub async fn check(&self, flake: &FlakeRef, mut events: impl FnMut(&BuildEvent)) -> Result<(), NixError> {
-        let base = flake.clone().locate()?.base();
+        let flake = flake.clone().locate()?;
+        let base = flake.base();
         let mut command = self.command(&["flake", "check"]);
         command.arg("--").arg(&base);
         events(&BuildEvent::Evaluating);
@@ -56,7 +57,7 @@ impl Nix {
             .await?;
         match ended.status.success() {
             true => Ok(()),
-            false => Err(Box::new(log.finish(base, &describe(ended.status))).into()),
+            false => Err(log.finish(base, &describe(ended.status)).about(&flake).into()),
         }
     }
 

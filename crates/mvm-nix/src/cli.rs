@@ -115,13 +115,14 @@ impl Nix {
         if let Some(apply) = apply {
             command.args(["--apply", apply]);
         }
-        let installable = flake.clone().locate()?.installable();
+        let flake = flake.clone().locate()?;
+        let installable = flake.installable();
         command.arg("--").arg(&installable);
         let running = NixProcess::start(command, &self.program).await?;
         let mut log = FailureLog::default();
         let ended = within(limit, &installable, running.run(|line| log.apply(&parse_bounded(&line)))).await?;
         if !ended.status.success() {
-            return Err(Box::new(log.finish(installable, &describe(ended.status))).into());
+            return Err(log.finish(installable, &describe(ended.status)).about(&flake).into());
         }
         serde_json::from_slice(&ended.stdout).map_err(|error| NixError::Output {
             reason: error.to_string(),

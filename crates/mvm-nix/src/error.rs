@@ -1,7 +1,8 @@
 //! What can go wrong between mvm and `nix`.
 
 use crate::advice::Trouble;
-use crate::flake_ref::FlakeRefError;
+use crate::flake_ref::{FlakeRef, FlakeRefError};
+use crate::untracked;
 use crate::version::NixVersion;
 use mvm_core::{Diagnostic, ErrorKind};
 use std::fmt;
@@ -143,6 +144,16 @@ pub struct NixFailure {
     pub trouble: Option<Trouble>,
     /// More precise advice than `trouble` has.
     pub advice: Option<String>,
+}
+
+impl NixFailure {
+    /// With what can be told only where one knows the flake that was located.
+    pub(crate) fn about(mut self, flake: &FlakeRef) -> Box<Self> {
+        if let Some(advice) = untracked::advice(&self.message, flake) {
+            (self.trouble, self.advice) = (Some(Trouble::Untracked), Some(advice));
+        }
+        Box::new(self)
+    }
 }
 
 impl fmt::Display for NixFailure {

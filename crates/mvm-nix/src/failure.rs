@@ -49,22 +49,26 @@ impl FailureLog {
                     build.lines.push_back(last_words(line));
                 }
             }
+            // A daemon's warnings come through as errors.
+            BuildEvent::Message { level: 0, text } if text.starts_with("warning:") => self.warn(text),
             BuildEvent::Message { level: 0, text }
                 if !NOISE.iter().any(|n| text.starts_with(n)) && self.error_bytes < MAX_MESSAGE =>
             {
                 self.error_bytes += text.len();
                 self.errors.push(text.trim().to_owned());
             }
-            BuildEvent::Message { level: 1, text } => {
-                bound(&mut self.warnings, MAX_PLAIN);
-                self.warnings.push_back(text.clone());
-            }
+            BuildEvent::Message { level: 1, text } => self.warn(text),
             BuildEvent::Plain(text) => {
                 bound(&mut self.plain, MAX_PLAIN);
                 self.plain.push_back(text.clone());
             }
             _ => {}
         }
+    }
+
+    fn warn(&mut self, text: &str) {
+        bound(&mut self.warnings, MAX_PLAIN);
+        self.warnings.push_back(text.to_owned());
     }
 
     /// The account of a failure. `otherwise` is said where Nix said nothing.
@@ -88,11 +92,10 @@ impl FailureLog {
         let mut trouble = Trouble::recognise(&message);
         // A refused signature is only a warning; the error that follows speaks of what could not be built instead.
         if trouble.is_none() && last_lines.is_empty() {
-            trouble = self
-                .warnings
-                .iter()
-                .find_map(|w| Trouble::recognise(w))
-                .filter(|t| matches!(t, Trouble::Untrusted | Trouble::UntrustedUser | Trouble::Offline));
+            let warned: Vec<_> = self.warnings.iter().filter_map(|w| Trouble::recognise(w)).collect();
+            // What costs a download comes before what may cost nothing.
+            let causes = [Trouble::Untrusted, Trouble::UntrustedSubstituter, Trouble::Offline, Trouble::UntrustedUser];
+            trouble = causes.into_iter().find(|cause| warned.contains(cause));
         }
         // The builder's own words tell of a full disk.
         if trouble.is_none() && last_lines.iter().any(|l| Trouble::recognise(l) == Some(Trouble::NoSpace)) {

@@ -34,6 +34,7 @@ mod progress;
 mod settings;
 mod sources;
 mod stamp;
+mod untracked;
 mod version;
 mod watch;
 

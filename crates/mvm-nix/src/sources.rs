@@ -84,6 +84,11 @@ impl SourceTree {
         &self.root
     }
 
+    /// Whether it is a Git work tree: only tracked files count then.
+    pub fn is_git(&self) -> bool {
+        self.is_git
+    }
+
     /// The folder of `flake.nix`, below the root.
     pub(crate) fn flake(&self) -> &Path {
         &self.flake

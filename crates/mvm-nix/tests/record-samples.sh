@@ -123,6 +123,35 @@ record untrusted --no-link --store "local?root=$work/sub2" --option substituters
   --option trusted-public-keys "" --max-jobs 0 "$p"
 chmod -R u+w "$work/sub" "$work/sub2" 2>/dev/null || true
 
+# folders that cannot be written to, and disks without room, are mounts of our own
+own_mount() {
+  local options=$1
+  shift
+  mkdir -p "$work/mount"
+  unshare --mount --map-root-user bash -c 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"' bash "$options" "$work/mount" "$@"
+}
+export -f record
+export nix work url
+mkdir "$work/tracked" "$work/large"
+cp "$flake/flake.nix" "$work/large/"
+head -c 8000000 /dev/urandom > "$work/large/blob"
+echo '{ outputs = { self }: import ./outputs.nix; }' > "$work/tracked/flake.nix"
+echo '{ }' > "$work/tracked/outputs.nix"
+git -C "$work/tracked" init -q 2>/dev/null
+git -C "$work/tracked" add flake.nix
+record untracked-import --no-link "git+file://$work/tracked"
+own_mount ro bash -c 'XDG_CACHE_HOME=$work/mount/cache record read-only-cache --no-link "$url/none.tar.gz"'
+own_mount size=6m bash -c 'record no-space --no-link --store "local?root=$work/mount" "path:$work/large"'
+# a daemon that trusts nobody, asked for something that is not built yet
+sed -i 's/"mvm-sample-multi"/"mvm-sample-distrusted"/' "$flake/flake.nix"
+NIX_DAEMON_SOCKET_PATH=$work/socket/daemon "$nix" daemon --extra-experimental-features nix-command \
+  --option trusted-users nobody 2>/dev/null &
+daemon=$!
+trap '[ -z "$server" ] || kill "$server"; kill "$daemon"; rm -rf "$work"' EXIT
+until [ -S "$work/socket/daemon" ]; do kill -0 "$daemon"; sleep 0.05; done
+NIX_REMOTE=unix://$work/socket/daemon record untrusted-substituter --no-link --option substituters "$url" \
+  --max-jobs 0 "$p#multi"
+
 mkdir -p "$dest"
 "$nix" --version > "$dest/version.txt"
 # repeated progress results are folded (uniq) to keep the samples small; places of this run become fixed ones

@@ -94,7 +94,16 @@ async fn flakes_in_git_are_built() {
         git(&["init", "-q"]);
         let error = world.fails("./repo").await;
         let hint = mvm_core::Diagnostic::hint(&error).unwrap();
-        assert!(hint.contains("git add flake.nix"), "{}: {error}: {hint}", world.label);
+        assert!(hint.contains("add flake.nix`"), "{}: {error}: {hint}", world.label);
+        git(&["add", "."]);
+        // The same of any other file.
+        std::fs::write(folder.join("more.nix"), "{ }").unwrap();
+        let text = std::fs::read_to_string(folder.join("flake.nix")).unwrap();
+        std::fs::write(folder.join("flake.nix"), text.replace("{\n      nixos", "import ./more.nix // {\n      nixos"))
+            .unwrap();
+        let error = world.fails("./repo").await;
+        let hint = mvm_core::Diagnostic::hint(&error).unwrap();
+        assert!(hint.contains("add more.nix`") && !hint.contains("flake.nix"), "{}: {error}: {hint}", world.label);
         git(&["add", "."]);
         for text in ["./repo", "git+file:./repo"] {
             let output = world.nix.build(&world.request(text), |_| ()).await.unwrap();
