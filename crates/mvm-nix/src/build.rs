@@ -4,7 +4,7 @@ use crate::advice::Trouble;
 use crate::attributes::this_system;
 use crate::cli::{Nix, describe};
 use crate::error::NixError;
-use crate::evaluation::Evaluation;
+use crate::evaluation::{Evaluation, Recalled};
 use crate::event::{BuildEvent, parse_bounded};
 use crate::failure::FailureLog;
 use crate::flake_ref::{FlakeRef, Place};
@@ -102,22 +102,22 @@ impl Nix {
         let folder = folder.ok_or_else(|| failed("make", std::io::ErrorKind::InvalidInput.into()))?;
         std::fs::create_dir_all(folder).map_err(|e| failed("make", e))?;
         let evaluation = Evaluation::of(self, request, &flake);
-        let recalled = match &evaluation {
-            Some(evaluation) if !request.refresh => off_thread(evaluation.clone(), |e| e.recall()).await.flatten(),
-            _ => None,
+        let refresh = request.refresh;
+        let recalled = match evaluation {
+            Some(evaluation) => off_thread(evaluation, move |e| e.recall(refresh)).await,
+            None => None,
         };
-        if let Some(answer) = recalled
-            && let Some(output) = self.kept(request, answer, &mut events).await?
-        {
-            return Ok(output);
-        }
+        let before = match recalled {
+            Some(Recalled::Answer(answer)) => match self.kept(request, answer, &mut events).await? {
+                Some(output) => return Ok(output),
+                None => None,
+            },
+            Some(Recalled::Nothing(before)) => before,
+            None => None,
+        };
         if !matches!(flake.place(), Place::Store(_)) {
             events(&BuildEvent::Evaluating);
         }
-        let before = match evaluation {
-            Some(evaluation) => off_thread(evaluation, Evaluation::before).await.flatten(),
-            None => None,
-        };
         let Some(before) = before else {
             let (answer, _) = self.run_build_of_either(request, &flake, false, &mut events).await?;
             return BuildOutput::new(answer, request, false);

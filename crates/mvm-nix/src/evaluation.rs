@@ -58,8 +58,17 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Before {
     evaluation: Evaluation,
-    settings: String,
     sources: Option<Snapshot>,
+    /// What was known of the sources; `None` where they have been read.
+    unread: Option<Option<Snapshot>>,
+}
+
+/// What memory says.
+pub(crate) enum Recalled {
+    /// The answer: nothing has changed.
+    Answer(Realised),
+    /// Nothing; and what there was before Nix looks, where its answer can be remembered.
+    Nothing(Option<Before>),
 }
 
 impl Evaluation {
@@ -75,45 +84,40 @@ impl Evaluation {
         Some(Self { file: folder.join(format!("{name}.json")), tree, settings })
     }
 
-    /// The answer, if it is remembered and nothing has changed since.
-    pub fn recall(&self) -> Option<Realised> {
-        let mut kept = self.kept()?;
-        if kept.settings != self.settings {
-            return None;
-        }
-        if let Some(tree) = &self.tree {
-            let before = kept.sources.take()?;
-            let mut now = tree.look(Some(&before)).ok()??;
-            tree.read(&mut now, Some(&before)).ok()?;
-            if !now.is_same(&before) {
-                return None;
-            }
-            let is_news = now != before;
-            kept.sources = Some(now);
-            // Next time the stamps alone will do.
-            if is_news {
-                self.keep(&kept);
-            }
-        }
-        if Stamp::of(Path::new(&kept.path)).ok()?? != kept.stamp {
-            return None;
-        }
-        let path = StorePath::from_absolute_path(kept.path.as_bytes()).ok()?;
-        let derivation = match kept.derivation {
-            Some(path) => Some(StorePath::from_absolute_path(path.as_bytes()).ok()?),
+    /// Looks at everything, and so finds out whether an answer that is remembered still holds. With `refresh` none does.
+    pub fn recall(self, refresh: bool) -> Recalled {
+        let mut kept = self.kept();
+        let known = kept.as_mut().and_then(|kept| kept.sources.take());
+        let mut sources = match &self.tree {
+            Some(tree) => match tree.look(known.as_ref()) {
+                Ok(Some(now)) => Some(now),
+                _ => return Recalled::Nothing(None),
+            },
             None => None,
         };
-        Some(Realised { derivation, outputs: BTreeMap::from([(kept.output, path)]) })
-    }
-
-    /// Looks at everything just before Nix does, and reads what is not known yet.
-    pub fn before(self) -> Option<Before> {
-        let earlier = self.kept().and_then(|kept| kept.sources);
-        let sources = match &self.tree {
-            Some(tree) => Some(tree.look(earlier.as_ref()).ok()??),
-            None => None,
+        let kept = kept.filter(|kept| !refresh && kept.settings == self.settings);
+        let Some(kept) = kept.filter(|_| known.is_some() == sources.is_some()) else {
+            return Recalled::Nothing(Some(Before { evaluation: self, sources, unread: Some(known) }));
         };
-        Some(Before { settings: self.settings.clone(), evaluation: self, sources })
+        if let (Some(tree), Some(now)) = (&self.tree, &mut sources)
+            && tree.read(now, known.as_ref()).is_err()
+        {
+            return Recalled::Nothing(None);
+        }
+        let is_same = match (&sources, &known) {
+            (Some(now), Some(known)) => now.is_same(known),
+            _ => true,
+        };
+        match kept.answer().filter(|_| is_same) {
+            Some(answer) => {
+                // Next time the stamps alone will do.
+                if sources != known {
+                    self.keep(&Kept { sources, ..kept });
+                }
+                Recalled::Answer(answer)
+            }
+            None => Recalled::Nothing(Some(Before { evaluation: self, sources, unread: None })),
+        }
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -153,12 +157,24 @@ impl Evaluation {
     }
 }
 
+impl Kept {
+    /// The answer, if the output is still what it was.
+    fn answer(&self) -> Option<Realised> {
+        if Stamp::of(Path::new(&self.path)).ok()?? != self.stamp {
+            return None;
+        }
+        let store_path = |path: &str| StorePath::from_absolute_path(path.as_bytes());
+        let derivation = self.derivation.as_deref().map(store_path).transpose().ok()?;
+        Some(Realised { derivation, outputs: BTreeMap::from([(self.output.clone(), store_path(&self.path).ok()?)]) })
+    }
+}
+
 impl Before {
     /// Reads the contents that the evaluation will see; meant to be done while Nix runs, in which nothing may change.
     pub fn read(mut self) -> io::Result<Self> {
-        if let (Some(tree), Some(sources)) = (&self.evaluation.tree, &mut self.sources) {
-            let earlier = self.evaluation.kept().and_then(|kept| kept.sources);
-            tree.read(sources, earlier.as_ref())?;
+        if let (Some(known), Some(tree), Some(sources)) = (self.unread.take(), &self.evaluation.tree, &mut self.sources)
+        {
+            tree.read(sources, known.as_ref())?;
         }
         Ok(self)
     }
@@ -166,7 +182,8 @@ impl Before {
     /// Remembers an answer, if nothing has changed while Nix was looking for it. `lock_trouble` says that Nix has
     /// complained about a lock file, which it does where it cannot lock an input.
     pub fn remember(self, nix: &Nix, answer: &Realised, lock_trouble: bool) {
-        let Self { evaluation, settings, sources } = self;
+        let Self { evaluation, sources, .. } = self;
+        let settings = evaluation.settings.clone();
         let [(output, path)] = answer.outputs.iter().collect::<Vec<_>>()[..] else { return };
         let path = path.to_absolute_path();
         let Ok(Some(stamp)) = Stamp::of(Path::new(&path)) else { return };
@@ -303,7 +320,7 @@ mod tests {
         let good = std::fs::read_to_string(&ours.file).unwrap();
         for bad in ["", "{", "7", &good[..good.len() / 2], &good.replace("\"schema\":1", "\"schema\":2")] {
             std::fs::write(&ours.file, bad).unwrap();
-            assert!(ours.recall().is_none(), "{bad}");
+            assert!(matches!(ours.clone().recall(false), Recalled::Nothing(_)), "{bad}");
         }
         std::fs::write(&ours.file, &good).unwrap();
         assert!(ours.kept().is_some());
@@ -319,7 +336,8 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let one = evaluation(temp.path(), "x.json");
         one.keep(&kept("/"));
-        assert!(one.recall().is_none());
+        assert!(one.kept().is_some());
+        assert!(matches!(one.recall(false), Recalled::Nothing(_)));
     }
 
     #[test]

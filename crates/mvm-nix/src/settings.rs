@@ -12,9 +12,15 @@ use std::path::{Path, PathBuf};
 const MAX_FILE: u64 = 1 << 20;
 const MAX_FILES: usize = 64;
 
+/// Variables by which Git, as within its hooks, looks elsewhere than we do.
+const ELSEWHERE: [&str; 4] = ["GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"];
+
 /// A digest of all that. Values stay inside it: there are access tokens among them. An error says only that it cannot
 /// be told.
 pub(crate) fn digest(nix: &Nix) -> io::Result<String> {
+    if ELSEWHERE.iter().any(|name| nix.variable(name).is_some()) {
+        return Err(ErrorKind::Unsupported.into());
+    }
     // The file stands for the version: to ask the program for it would be to start it.
     let program = nix.program().canonicalize()?;
     let mut text = format!("{}\0{:?}\0", program.display(), Stamp::of(&program)?).into_bytes();
@@ -107,6 +113,7 @@ mod tests {
         std::fs::write(&program, "another").unwrap();
         is_new(&nix);
         assert_eq!(digest(&nix).unwrap(), digest(&nix.clone().env("EDITOR", "ed")).unwrap());
+        assert!(digest(&nix.clone().env("GIT_INDEX_FILE", "/elsewhere")).is_err());
         // A file that includes itself ends.
         std::fs::write(&conf, "include nix.conf\n").unwrap();
         is_new(&nix);

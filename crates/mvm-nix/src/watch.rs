@@ -172,6 +172,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_git_work_tree_only_what_git_tracks_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        let git = |args: &[&str]| {
+            let done = std::process::Command::new("git").arg("-C").arg(root).args(args).output().unwrap();
+            assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        git(&["init", "-q"]);
+        for file in ["flake.nix", "other"] {
+            fs::write(root.join(file), "{ }").unwrap();
+        }
+        git(&["add", "flake.nix"]);
+        let flake = FlakeRef::parse(root.to_str().unwrap(), Path::new("/"), None).unwrap();
+        let mut watch = SourceWatch::new(&flake).await.unwrap();
+        fs::write(root.join("other"), "{ a = 1; }").unwrap();
+        fs::File::open(root.join("flake.nix")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+        git(&["status"]);
+        assert!(!watch.look().await.unwrap());
+        git(&["add", "other"]);
+        changes(&mut watch).await;
+        fs::write(root.join("other"), "{ a = 2; }").unwrap();
+        changes(&mut watch).await;
+        git(&["-c", "user.name=me", "-c", "user.email=me@host", "commit", "-q", "-m", "x"]);
+        changes(&mut watch).await;
+    }
+
+    #[tokio::test]
     async fn what_is_not_local_cannot_be_watched() {
         let flake = FlakeRef::parse("github:o/r", Path::new("/"), None).unwrap();
         assert!(matches!(SourceWatch::new(&flake).await, Err(NixError::NotLocal(_))));

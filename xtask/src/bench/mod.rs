@@ -2,6 +2,7 @@
 
 mod baseline;
 mod boot;
+mod build;
 mod channel;
 mod commands;
 mod copy;
@@ -59,6 +60,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool, Failure> {
     let programs = Programs::build()?;
     let mut report = Report { only: args.only.clone(), rows: Vec::new(), missing: Vec::new() };
     report.section("commands that start no VM", || commands::measure(&programs, effort));
+    report.section("builds", || build::measure(&User::new(&programs)?, effort));
     for (variable, prefix, words) in
         [("MVM_TEST_KERNEL_STOCK", "debian-", "stock kernel"), ("MVM_TEST_KERNEL_OWN", "mvm-", "own kernel")]
     {

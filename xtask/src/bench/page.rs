@@ -29,6 +29,8 @@ How each is measured:
   file in the same places. The difference between the two is what files cost, in a guest above all, and no protocol saves.
 - **Commands**: whole processes, from start to end. The figures of the namesake were measured once, earlier, on such a
   machine, and are not measured again here.
+- **Builds**: whole processes, of an image of the tests in a Git work tree, built already, with its lock file, on a Nix without
+  network. What has to be evaluated differs from the time before in a comment; both sides evaluate a tree that neither has seen.
 - **Memory**: `VmRSS` of the supervisor while its VM idles, and of PID 1 in the guest.
 
 Where a promise is missed here, and why:
