@@ -239,13 +239,18 @@ fn settled(tree: &SourceTree, before: Snapshot, lock_trouble: bool) -> Option<Sn
     Some(before)
 }
 
-/// Whether a ref that is not local names one content for all times.
+/// Whether a ref that is not local names one content for all times: a commit. (Of a `path:` or a tarball `rev` is only
+/// what somebody says.)
 fn is_locked(flake: &FlakeRef) -> bool {
     let is_revision = |text: &str| text.len() == REVISION && text.bytes().all(|b| b.is_ascii_hexdigit());
     let Place::Url { url, .. } = flake.place() else { return false };
-    let in_path = ["github:", "gitlab:", "sourcehut:"].iter().find_map(|scheme| url.strip_prefix(scheme));
-    let revision = in_path.and_then(|path| path.split('/').nth(2)).map(str::to_owned);
-    revision.or_else(|| flake.parameter("rev")).is_some_and(|rev| is_revision(&rev))
+    let forge = ["github:", "gitlab:", "sourcehut:"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let revision = match forge.and_then(|path| path.split('/').nth(2)) {
+        Some(revision) => Some(revision.to_owned()),
+        None if forge.is_some() || url.starts_with("git+") => flake.parameter("rev"),
+        None => None,
+    };
+    revision.is_some_and(|revision| is_revision(&revision))
 }
 
 /// Removes all but the newest files.
@@ -277,15 +282,21 @@ mod tests {
     #[test]
     fn only_a_revision_stays_what_it_is() {
         let rev = "0123456789abcdef0123456789abcdef01234567";
-        for text in
-            [format!("github:o/r/{rev}#a"), format!("github:o/r?rev={rev}"), format!("git+https://h/r?ref=x&rev={rev}")]
+        for text in ["github:o/r/REV#a", "github:o/r?rev=REV", "git+https://h/r?ref=x&rev=REV", "git+file:///r?rev=REV"]
         {
-            assert!(is_locked_ref(&text), "{text}");
+            assert!(is_locked_ref(&text.replace("REV", rev)), "{text}");
         }
-        for text in
-            ["github:o/r", "github:o/r/main", "nixpkgs", "git+https://h/r?ref=x", "https://h/x.tar.gz", "/x?rev=1"]
-        {
-            assert!(!is_locked_ref(text), "{text}");
+        for text in [
+            "github:o/r",
+            "github:o/r/main",
+            "github:o/r/main?rev=REV",
+            "nixpkgs",
+            "git+https://h/r?ref=x",
+            "https://h/x.tar.gz?rev=REV",
+            "path:/x?rev=REV",
+            "/x?rev=REV",
+        ] {
+            assert!(!is_locked_ref(&text.replace("REV", rev)), "{text}");
         }
     }
 
