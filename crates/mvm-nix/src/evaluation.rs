@@ -68,7 +68,7 @@ pub(crate) enum Recalled {
     /// The answer: nothing has changed.
     Answer(Realised),
     /// Nothing; and what there was before Nix looks, where its answer can be remembered.
-    Nothing(Option<Before>),
+    Nothing(Option<Box<Before>>),
 }
 
 impl Evaluation {
@@ -97,7 +97,7 @@ impl Evaluation {
         };
         let kept = kept.filter(|kept| !refresh && kept.settings == self.settings);
         let Some(kept) = kept.filter(|_| known.is_some() == sources.is_some()) else {
-            return Recalled::Nothing(Some(Before { evaluation: self, sources, unread: Some(known) }));
+            return Recalled::Nothing(Some(Box::new(Before { evaluation: self, sources, unread: Some(known) })));
         };
         if let (Some(tree), Some(now)) = (&self.tree, &mut sources)
             && tree.read(now, known.as_ref()).is_err()
@@ -116,7 +116,7 @@ impl Evaluation {
                 }
                 Recalled::Answer(answer)
             }
-            None => Recalled::Nothing(Some(Before { evaluation: self, sources, unread: None })),
+            None => Recalled::Nothing(Some(Box::new(Before { evaluation: self, sources, unread: None }))),
         }
     }
 
