@@ -136,7 +136,7 @@ fn a_build_that_is_none_keeps_the_last_one_with(user: User) {
         ("fails", 6, "the compiler says no", "nix log"),
         ("not-ext4", 9, "is not an ext4 file system", "build it again"),
         ("rootfs", 9, "has no image.json", "image output"),
-        ("no-such", 3, "no-such", "truncated-rootfs"),
+        ("no-such", 3, "no-such", "guest"),
     ] {
         to(profile);
         refuses(&user, code, &build, &[error], hint);
