@@ -82,6 +82,8 @@ in
       bootspec.enable = false;
       modprobeConfig.enable = false;
       loader.grub.enable = false;
+      # The most that mvm's kernel allows; NixOS's default would make systemd-sysctl fail.
+      kernel.sysctl."kernel.pid_max" = lib.mkOverride 900 32768;
     };
     # Made by stage 1.
     fileSystems."/" = {

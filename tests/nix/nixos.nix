@@ -197,6 +197,7 @@ in
           (nixosGuest.system.build.mvmImage.manifest ? initrd)
           nixosGuest.system.build.mvmImage.content.passwd
         ];
+    "its limits are its kernel's" = equals 32768 nixosGuest.boot.kernel.sysctl."kernel.pid_max";
     "it is called like its VM" = equals false nixosGuest.environment.etc.hostname.enable;
     "the end of its agent is its own" =
       equals "reboot" nixosGuest.systemd.services.mvm-agent.unitConfig.SuccessAction;
