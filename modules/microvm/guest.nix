@@ -26,7 +26,6 @@ let
     files = "environment.etc";
     directories = "systemd.tmpfiles";
     packages = "environment.systemPackages";
-    hostName = "networking.hostName";
   };
 in
 {
@@ -97,7 +96,7 @@ in
     documentation.enable = lib.mkDefault false;
     networking.useDHCP = lib.mkDefault false;
 
-    # The VM's name is its host name: stage 1 writes the file.
+    # The host name is the VM's, or mvm.hostName: stage 1 writes the file.
     environment.etc.hostname.enable = lib.mkDefault false;
 
     # Not every VMM has a power switch; a reset is what each takes as the end.

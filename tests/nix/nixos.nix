@@ -201,6 +201,21 @@ in
     "it is called like its VM" = equals false nixosGuest.environment.etc.hostname.enable;
     "the end of its agent is its own" =
       equals "reboot" nixosGuest.systemd.services.mvm-agent.unitConfig.SuccessAction;
+    "its host name is stage 1's to set" =
+      equals
+        [
+          "db"
+          [ ]
+        ]
+        (
+          let
+            named = asGuest { mvm.hostName = "db"; };
+          in
+          [
+            named.mvm.build.guest.hostName
+            (lib.filter (lib.hasPrefix "mvm") (failures named))
+          ]
+        );
     "its health is the agent's to check" =
       equals [ "/bin/true" ]
         (asGuest {
