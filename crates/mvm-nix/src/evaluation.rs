@@ -131,7 +131,7 @@ impl Evaluation {
         if !about.is_file() || about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0 {
             return None;
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(about.len().min(MAX_BYTES)).ok()? + 1);
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).ok()?;
         let kept: Kept = serde_json::from_slice(&bytes).ok()?;
         (kept.schema == SCHEMA).then_some(kept)

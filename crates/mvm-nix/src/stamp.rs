@@ -9,8 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Two changes within this time may get the same time stamp: the coarsest file systems count in steps of two seconds.
-const RACY: Duration = Duration::from_secs(2);
+/// Two changes within this time may get the same time stamp: the kernel's clock for files has ticks of at most 10 ms…
+const FINE: Duration = Duration::from_millis(100);
+/// …and the coarsest file systems count in steps of two seconds.
+const COARSE: Duration = Duration::from_secs(3);
 /// Larger files are not read: what depends on them is not remembered.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -20,7 +22,7 @@ const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 const OWNER_MAY_EXECUTE: u32 = 0o100;
 
-/// What lstat(2) says of a file. Any change of it shows here, unless it comes within [`RACY`] of the one before.
+/// What lstat(2) says of a file. Any change of it shows here, unless it comes at the same time as the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     mode: u32,
@@ -47,11 +49,14 @@ impl Stamp {
         }
     }
 
-    /// Whether a later change is bound to show in the stamp, for one taken at `now`.
+    /// Whether a later change is bound to show in the stamp, for one taken at `now`. Every change sets `changed`, and
+    /// nobody can set it otherwise.
     pub fn is_settled(&self, now: SystemTime) -> bool {
-        let seconds = self.modified.0.max(self.changed.0);
-        let then = u64::try_from(seconds).ok().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s + 1));
-        then.is_none_or(|then| then + RACY < now)
+        let (seconds, nanoseconds) = self.changed;
+        let (Ok(seconds), Ok(fraction)) = (u64::try_from(seconds), u32::try_from(nanoseconds)) else { return false };
+        // A file system that counts whole seconds has no fractions.
+        let racy = if fraction == 0 { COARSE } else { FINE };
+        SystemTime::UNIX_EPOCH + Duration::new(seconds, fraction) + racy < now
     }
 
     pub fn is_folder(&self) -> bool {
@@ -130,9 +135,15 @@ mod tests {
     fn what_is_young_is_not_settled() {
         let folder = tempfile::tempdir().unwrap();
         let stamp = Stamp::of(folder.path()).unwrap().unwrap();
-        let now = SystemTime::now();
-        assert!(!stamp.is_settled(now));
-        assert!(stamp.is_settled(now + Duration::from_secs(5)));
-        assert!(!stamp.is_settled(now - Duration::from_secs(60)), "a time in the future says nothing");
+        let seconds = stamp.changed.0;
+        let after = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds as u64 * 1000 + ms);
+        let fine = Stamp { changed: (seconds, 1_000_000), ..stamp };
+        let coarse = Stamp { changed: (seconds, 0), ..stamp };
+        for (stamp, ms, is_settled) in
+            [(fine, 50, false), (fine, 150, true), (coarse, 2500, false), (coarse, 3500, true)]
+        {
+            assert_eq!(stamp.is_settled(after(ms)), is_settled, "{ms}");
+        }
+        assert!(!fine.is_settled(SystemTime::UNIX_EPOCH), "a time in the future says nothing");
     }
 }
