@@ -3,6 +3,7 @@
 mod baseline;
 mod boot;
 mod build;
+mod catalog;
 mod channel;
 mod commands;
 mod copy;
@@ -61,6 +62,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool, Failure> {
     let mut report = Report { only: args.only.clone(), rows: Vec::new(), missing: Vec::new() };
     report.section("commands that start no VM", || commands::measure(&programs, effort));
     report.section("builds", || build::measure(&User::new(&programs)?, effort));
+    report.section("catalog", || catalog::measure(&programs, effort));
     for (variable, prefix, words) in
         [("MVM_TEST_KERNEL_STOCK", "debian-", "stock kernel"), ("MVM_TEST_KERNEL_OWN", "mvm-", "own kernel")]
     {

@@ -31,6 +31,8 @@ How each is measured:
   machine, and are not measured again here.
 - **Builds**: whole processes, of an image of the tests in a Git work tree, built already, with its lock file, on a Nix without
   network. What has to be evaluated differs from the time before in a comment; both sides evaluate a tree that neither has seen.
+- **Catalog**: whole processes with a `PATH` on which nothing is found, in turns with the namesake's `image list`, whose
+  program `MVM_BENCH_NAMESAKE` names.
 - **Memory**: `VmRSS` of the supervisor while its VM idles, and of PID 1 in the guest.
 
 Where a promise is missed here, and why:

@@ -75,12 +75,20 @@ impl<'a> User<'a> {
     }
 }
 
-fn checked(command: &mut Command, args: &[&str]) -> Result<Vec<u8>, Failure> {
+/// Runs a command that must succeed; what it writes to a stdout that is a pipe.
+pub(super) fn checked(command: &mut Command, args: &[&str]) -> Result<Vec<u8>, Failure> {
     let out = command.output()?;
     if out.status.success() {
         return Ok(out.stdout);
     }
-    Err(format!("mvmctl {}: {}: {}", args.join(" "), out.status, String::from_utf8_lossy(&out.stderr).trim()).into())
+    Err(format!(
+        "{} {}: {}: {}",
+        command.get_program().display(),
+        args.join(" "),
+        out.status,
+        String::from_utf8_lossy(&out.stderr).trim()
+    )
+    .into())
 }
 
 impl Drop for User<'_> {
