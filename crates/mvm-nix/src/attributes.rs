@@ -10,6 +10,16 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// Names told.
 const MAX_NAMES: usize = 12;
 
+/// An output of flakes that has one set of images a system.
+struct Output {
+    name: &'static str,
+    /// What is in it.
+    things: &'static str,
+}
+
+const PACKAGES: Output = Output { name: "packages", things: "packages" };
+const CATALOG: Output = Output { name: "catalog", things: "images in its catalog" };
+
 impl Nix {
     /// The names of the packages that a flake has for a system.
     pub async fn packages(
@@ -18,14 +28,17 @@ impl Nix {
         system: &str,
         extra_args: &[OsString],
     ) -> Result<Vec<String>, crate::NixError> {
-        let packages = flake.with_attribute(&format!("packages.{system}"))?;
-        self.eval_json(&packages, Some("builtins.attrNames"), extra_args, LIMIT).await
+        self.names(flake, &format!("{}.{system}", PACKAGES.name), extra_args).await
     }
 
-    /// The names of the NixOS configurations of a flake.
-    async fn configurations(&self, flake: &FlakeRef, extra_args: &[OsString]) -> Result<Vec<String>, crate::NixError> {
-        let all = flake.with_attribute("nixosConfigurations")?;
-        self.eval_json(&all, Some("builtins.attrNames"), extra_args, LIMIT).await
+    async fn names(
+        &self,
+        flake: &FlakeRef,
+        attribute: &str,
+        extra_args: &[OsString],
+    ) -> Result<Vec<String>, crate::NixError> {
+        let set = flake.with_attribute(attribute)?;
+        self.eval_json(&set, Some("builtins.attrNames"), extra_args, LIMIT).await
     }
 
     /// Advice for a ref whose attribute does not exist: what the flake has instead. `None` where it cannot say.
@@ -36,26 +49,46 @@ impl Nix {
         extra_args: &[OsString],
     ) -> Option<String> {
         let base = flake.base();
-        let configurations = self.configurations(flake, extra_args).await.unwrap_or_default();
+        if flake.attribute().is_some_and(|attribute| attribute.starts_with("catalog.")) {
+            if let Some(advice) = self.what_it_has(flake, &CATALOG, system, extra_args).await {
+                return Some(format!("{base} {advice}"));
+            }
+            // It may have images all the same, and then they are packages.
+            let packages = listed(&self.packages(flake, system, extra_args).await.ok()?)?;
+            return Some(format!("{base} has no output `catalog`; `mvmctl up --flake` runs its packages: {packages}"));
+        }
+        let configurations = self.names(flake, "nixosConfigurations", extra_args).await.unwrap_or_default();
         if let Some(name) = configurations.iter().find(|name| flake.names_configuration(name)) {
             return Some(format!(
                 "the NixOS configuration {name} has no image: add mvm's nixosModules.microvm to its modules"
             ));
         }
-        let also = listed(&configurations).map_or(String::new(), |names| format!("; NixOS configurations: {names}"));
-        if let Ok(names) = self.packages(flake, system, extra_args).await {
+        let packages = self.what_it_has(flake, &PACKAGES, system, extra_args).await;
+        let also = listed(&configurations).map(|names| format!("NixOS configurations: {names}"));
+        match (packages, also) {
+            (Some(packages), Some(also)) => Some(format!("{base} {packages}; {also}")),
+            (Some(packages), None) => Some(format!("{base} {packages}")),
+            (None, Some(also)) => Some(format!("{base} has no packages; {also}")),
+            (None, None) => None,
+        }
+    }
+
+    /// What a flake has in an output, in words; `None` where it has no such output.
+    async fn what_it_has(
+        &self,
+        flake: &FlakeRef,
+        Output { name, things }: &Output,
+        system: &str,
+        extra_args: &[OsString],
+    ) -> Option<String> {
+        if let Ok(names) = self.names(flake, &format!("{name}.{system}"), extra_args).await {
             return Some(match listed(&names) {
-                Some(names) => format!("{base} has these packages for {system}: {names}{also}"),
-                None => format!("{base} has no packages for {system}{also}"),
+                Some(names) => format!("has these {things} for {system}: {names}"),
+                None => format!("has no {things} for {system}"),
             });
         }
-        let all = flake.with_attribute("packages").ok()?;
-        let systems = self.eval_json(&all, Some("builtins.attrNames"), extra_args, LIMIT).await;
-        let systems: Vec<String> = systems.unwrap_or_default();
-        match listed(&systems) {
-            Some(systems) => Some(format!("{base} has no packages for {system}; it has some for {systems}{also}")),
-            None => (!also.is_empty()).then(|| format!("{base} has no packages{also}")),
-        }
+        let systems = listed(&self.names(flake, name, extra_args).await.ok()?)?;
+        Some(format!("has no {things} for {system}; it has some for {systems}"))
     }
 }
 

@@ -142,6 +142,11 @@ pub enum BuildEvent {
         /// How much, in that kind's unit.
         expected: u64,
     },
+    /// A store path has other content than Nix has noted of it.
+    Corrupted {
+        /// The store path.
+        path: String,
+    },
     /// Nix says something.
     Message {
         /// 0 error, 1 warning, 2 notice, 3 and above information.
@@ -240,6 +245,7 @@ fn result(id: ActivityId, raw: &Raw) -> BuildEvent {
     match (raw.kind, numbers) {
         // 107 is the post-build hook's log.
         (101 | 107, _) => BuildEvent::Log { id, line: raw.string(0) },
+        (103, _) => BuildEvent::Corrupted { path: raw.string(0) },
         (104, _) => BuildEvent::Phase { id, phase: raw.string(0) },
         (105, [Some(done), Some(expected), running, failed]) => {
             BuildEvent::Progress { id, done, expected, running: running.unwrap_or(0), failed: failed.unwrap_or(0) }

@@ -35,6 +35,7 @@ mod settings;
 mod sources;
 mod stamp;
 mod untracked;
+mod verify;
 mod version;
 mod watch;
 

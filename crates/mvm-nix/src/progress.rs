@@ -101,7 +101,11 @@ impl ProgressState {
                 self.live.get_mut(id).is_some_and(|live| std::mem::replace(&mut live.counts, counts) != counts)
             }
             BuildEvent::Expected { id, code, expected } => self.announce(*id, *code, *expected),
-            BuildEvent::Evaluating | BuildEvent::Message { .. } | BuildEvent::Other | BuildEvent::Plain(_) => false,
+            BuildEvent::Evaluating
+            | BuildEvent::Corrupted { .. }
+            | BuildEvent::Message { .. }
+            | BuildEvent::Other
+            | BuildEvent::Plain(_) => false,
         }
     }
 

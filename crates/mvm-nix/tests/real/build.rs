@@ -1,7 +1,8 @@
 //! Builds that succeed: outputs, events, GC roots, arguments.
 
 use crate::world::{this_system, worlds};
-use mvm_nix::{Activity, BuildEvent, Place, ProgressState};
+use mvm_nix::{Activity, BuildEvent, Place, ProgressState, StorePath};
+use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
 async fn a_build_has_events_an_output_and_a_gc_root() {
@@ -145,5 +146,31 @@ async fn all_outputs_are_known_and_released_together() {
         }
         output.root.release().unwrap();
         assert_eq!(world.gc_roots().len(), 0, "{}", world.label);
+    }
+}
+
+#[tokio::test]
+async fn content_is_compared_with_what_was_built() {
+    for world in worlds() {
+        let output = world.nix.build(&world.request("./flake"), |_| ()).await.unwrap();
+        assert_eq!(world.nix.verify(&output.path).await.unwrap(), [""; 0], "{}", world.label);
+        // A path that Nix does not know is no path that was changed.
+        let unknown = StorePath::from_absolute_path(b"/nix/store/00000000000000000000000000000000-unknown").unwrap();
+        let error = world.nix.verify(&unknown).await.unwrap_err();
+        assert!(error.to_string().contains("is not valid"), "{}: {error}", world.label);
+
+        let path = output.path.to_absolute_path();
+        let writable = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).is_ok();
+        if !writable(0o644) {
+            println!("not run: this machine's store cannot be damaged by its users");
+            continue;
+        }
+        // No other world has this path.
+        std::fs::write(&path, "contend\n").unwrap();
+        writable(0o444);
+        assert_eq!(world.nix.verify(&output.path).await.unwrap(), [path.as_str()], "{}", world.label);
+        output.root.release().unwrap();
+        let deleted = std::process::Command::new("nix-store").args(["--delete", &path]).output().unwrap();
+        assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
     }
 }

@@ -1,6 +1,6 @@
 //! Builds that fail: one clear error with advice, and the builder's last lines.
 
-use crate::world::{World, other_system, worlds};
+use crate::world::{World, other_system, this_system, worlds};
 use mvm_core::{Diagnostic, ErrorKind, Fault};
 use mvm_nix::{BuildEvent, Nix, NixError, NixFailure, Trouble};
 
@@ -55,6 +55,27 @@ async fn a_missing_attribute_lists_what_is_there() {
         assert!(failure.message.contains("nothing-here"));
         let hint = failure.hint().unwrap();
         assert!(hint.contains("has these packages") && hint.contains("endless"), "{}: {hint}", world.label);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_image_lists_the_catalog() {
+    for world in worlds() {
+        let system = this_system();
+        let other = other_system();
+        for (name, outputs, hints) in [
+            ("with", format!("catalog.{system}.db = 1;"), ["images in its catalog", "db"]),
+            ("other", format!("catalog.{other}.db = 1;"), ["no images in its catalog for", other]),
+            ("without", format!("packages.{system}.box = 1;"), ["no output `catalog`", "box"]),
+        ] {
+            let folder = world.folder.join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("flake.nix"), format!("{{ outputs = _: {{ {outputs} }}; }}")).unwrap();
+            let failure = failure(&world, &format!("./{name}#catalog.{system}.web")).await;
+            assert_eq!(failure.trouble, Some(Trouble::NoAttribute), "{}: {}", world.label, failure.message);
+            let hint = failure.hint().unwrap();
+            assert!(hints.iter().all(|words| hint.contains(words)), "{}: {hint}", world.label);
+        }
     }
 }
 
