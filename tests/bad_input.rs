@@ -7,45 +7,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use support::refusal::{assert_refused, refusal, refuses, run};
 use support::{User, flake, text};
-
-/// What a command that cannot work has to say.
-struct Refusal<'w> {
-    code: i32,
-    /// All of these, in the error.
-    error: &'w [&'w str],
-    /// This, in the hint.
-    hint: &'w str,
-}
-
-fn refusal<'w>(code: i32, error: &'w [&'w str], hint: &'w str) -> Refusal<'w> {
-    Refusal { code, error, hint }
-}
-
-/// Asserts that a command failed in the way it should; its stderr.
-fn assert_refused(what: &str, out: &Output, want: &Refusal<'_>) -> String {
-    let stderr = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(want.code), "{what}: {stderr}");
-    assert_eq!(text(&out.stdout), "", "{what}");
-    assert_eq!(stderr.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{what}: {stderr}");
-    let (_, error) = stderr.split_once("error: ").unwrap();
-    let (error, hint) = error.split_once("\nhint: ").unwrap_or_else(|| panic!("{what}: no hint: {stderr}"));
-    for words in want.error {
-        assert!(error.contains(words), "{what}: no {words:?} in {error:?}");
-    }
-    assert!(hint.contains(want.hint), "{what}: no {:?} in {hint:?}", want.hint);
-    assert_eq!(hint.trim_end().lines().count(), 1, "{what}: {hint}");
-    assert!(!stderr.contains("panicked at") && !stderr.contains("warning:"), "{what}: {stderr}");
-    stderr
-}
-
-fn refuses(user: &User, args: &[&str], want: &Refusal<'_>) -> String {
-    assert_refused(&format!("{args:?}"), &user.run(args), want)
-}
-
-fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap()
-}
 
 #[test]
 fn values_that_cannot_be() {
@@ -86,7 +49,7 @@ fn flakes_that_cannot_be_built_with(user: User) {
         (nowhere.to_owned(), refusal(3, &[nowhere], "")),
         (empty.display().to_string(), refusal(3, &["flake.nix"], "")),
         ("no-such-registry-name".into(), refusal(3, &["no-such-registry-name"], "./NAME")),
-        (at("no-such-package"), refusal(3, &["no-such-package"], "truncated-rootfs")),
+        (at("no-such-package"), refusal(3, &["no-such-package"], "escaping-path")),
         (at("fails"), refusal(6, &last_lines, "nix log /nix/store/")),
     ] {
         refuses(&user, &["up", "-d", "--name", "web", "--flake", &flake], &want);

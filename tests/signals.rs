@@ -115,11 +115,15 @@ fn a_build_is_ended_with_its_builders() {
         let held = Held::new(flake::held(&user));
         let link = user.home().join("result");
         let link = link.to_str().unwrap();
-        let commands: [&[&str]; 3] =
-            [&["build", &flake], &["build", &flake, "-o", link], &["up", "-d", "--name", "web", "--flake", &flake]];
-        for (command, signal) in
-            commands.into_iter().zip([Signal::INT, Signal::TERM, Signal::INT]).chain([(commands[2], Signal::TERM)])
-        {
+        let entry = flake.replace("#hangs", "#worker");
+        let commands: [&[&str]; 4] = [
+            &["build", &flake],
+            &["build", &flake, "-o", link],
+            &["up", "-d", "--name", "web", "--flake", &flake],
+            &["image", "fetch", &entry],
+        ];
+        let signals = [Signal::INT, Signal::TERM, Signal::INT, Signal::TERM];
+        for (command, signal) in commands.into_iter().zip(signals).chain([(commands[2], Signal::TERM)]) {
             let case = format!("{signal:?} to {command:?}");
             let child = spawn(&mut user.command(command));
             let builder = held.next(&case);

@@ -148,7 +148,8 @@ impl Held {
     /// Puts a program in the place of another: where its arguments have these words in them it tells of itself, and
     /// `holds` there. Else it is the other.
     pub fn stand_in(&self, program: &str, words: &str, holds: bool) -> OsString {
-        let path = self.folder.join(format!("{program}-{words}"));
+        let name = Path::new(program).file_name().unwrap().display();
+        let path = self.folder.join(format!("{name}-{}", words.replace('/', "-")));
         let folder = self.folder.display();
         let hold = if holds { format!("read -r _ <{folder}/gate") } else { ":".into() };
         let script = format!(

@@ -3,6 +3,7 @@
 
 pub mod events;
 pub mod flake;
+pub mod refusal;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -34,10 +35,12 @@ const MACHINES: &[&str] = &[
     "cache/mvm/probes/*.json",
     "cache/mvm/run/vms",
     "cache/mvm/vms",
+    "config/mvm/config.toml",
     "local/share/mvm/gcroots",
     "local/share/mvm/gcroots/.last-build",
     "local/share/mvm/templates",
     "local/share/mvm/templates/.lock",
+    "local/share/mvm/images",
     "local/share/mvm/vms",
     "local/state/mvm/logs",
 ];
@@ -49,9 +52,11 @@ const TEMPLATES: &[&str] = &[
     "local/share/mvm/templates/*/template.toml",
 ];
 
-/// What may be there of each VM that is stopped.
+/// What may be there of each VM that is stopped, and of each image that was fetched.
 const STOPPED: &[&str] = &[
     "cache/mvm/vms/*/state.json",
+    "local/share/mvm/images/*/gcroot",
+    "local/share/mvm/images/*/origin.json",
     "local/share/mvm/vms/*/gcroot",
     "local/share/mvm/vms/*/keys.json",
     "local/share/mvm/vms/*/runner/*",
@@ -100,6 +105,11 @@ impl User {
         Self { home: tempfile::Builder::new().prefix("mvm-test-").tempdir().unwrap(), kernel, nix: None }
     }
 
+    /// The Nix that this user runs.
+    pub fn nix(&self) -> &Path {
+        self.nix.as_deref().unwrap_or(Path::new("nix"))
+    }
+
     pub fn home(&self) -> &Path {
         self.home.path()
     }
@@ -127,6 +137,7 @@ impl User {
             "MVM_STATE_DIR",
             "MVM_SHARE_DIR",
             "MVM_RUNTIME_DIR",
+            "MVM_FLAKE",
         ] {
             command.env_remove(variable);
         }

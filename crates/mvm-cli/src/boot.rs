@@ -6,7 +6,7 @@ use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, Template, VmDirs, VmName};
 use mvm_core::{VmRecord, VmSource, VmSpec};
-use mvm_image::{GuestKernel, Image};
+use mvm_image::{FetchedImages, GuestKernel, Image, LocalKind};
 use mvm_nix::{BuildEvent, BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
 use mvm_runtime::control::ControlRequest;
 use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError, StoredTemplate};
@@ -110,70 +110,51 @@ pub(crate) async fn built_in(ctx: &Context, interrupts: &mut Interrupts) -> Resu
     sourced(folder, VmSource::BuiltIn, None)
 }
 
-/// An image folder by its path or name.
-pub(crate) fn folder(ctx: &Context, given: &std::ffi::OsStr) -> Result<Sourced, Fault> {
-    sourced(mvm_image::resolve_image(ctx.dirs(), given)?, VmSource::Folder, None)
+/// An image by its path or name.
+pub(crate) async fn image(
+    ctx: &Context,
+    given: &std::ffi::OsStr,
+    interrupts: &mut Interrupts,
+) -> Result<Sourced, Fault> {
+    let found = mvm_image::resolve_image(ctx.dirs(), given)?;
+    if !matches!(found.kind, LocalKind::Fetched(_)) {
+        return sourced(found.folder, VmSource::Folder, None);
+    }
+    let fetched = FetchedImages::new(ctx.dirs());
+    let held = interrupts.blocking(move || fetched.hold()).await?;
+    // What was found may have gone while nobody held it.
+    let found = mvm_image::local_image(ctx.dirs(), &found.name)?;
+    sourced(found.folder, VmSource::Image { image: found.name }, Some(Kept { build: None, _held: held }))
 }
 
-/// What is asked of Nix. A flake ref alone means: as it was, if nothing has changed.
+/// What is asked of Nix.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    flake: String,
+    pub flake: FlakeRef,
     /// Evaluate it whatever is remembered.
-    refresh: bool,
+    pub refresh: bool,
 }
 
 impl Wanted {
-    /// An output of a flake: of a ref without `#` the one that `profile` names.
-    pub(crate) fn new(flake: &str, profile: Option<&str>, refresh: bool) -> Result<Self, Fault> {
-        let flake = match profile {
-            Some(profile) if flake.contains('#') => {
-                let message = format!("--profile {profile} and the flake ref {flake} both name an output");
-                let hint = format!("leave one of the two out: `{}` and `--profile {profile}` go together", base(flake));
-                return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
-            }
-            Some(profile) => format!("{flake}#{profile}"),
-            None => flake.to_owned(),
-        };
+    /// An output of a flake, as typed here; of a ref that is given alone the one that `profile` names.
+    pub(crate) fn typed(flake: &str, profile: Option<&str>, refresh: bool) -> Result<Self, Fault> {
+        let flake = flake_ref(flake)?;
+        let flake = profile.map_or(Ok(flake.clone()), |profile| flake.with_profile(profile))?;
         Ok(Self { flake, refresh })
     }
-
-    /// The same, as it was if nothing has changed.
-    pub(crate) fn without_refresh(self) -> Self {
-        Self { refresh: false, ..self }
-    }
-
-    /// The flake ref as it was typed here.
-    pub(crate) fn flake_ref(&self) -> Result<FlakeRef, Fault> {
-        flake_ref(&self.flake)
-    }
 }
 
-impl From<&str> for Wanted {
-    fn from(flake: &str) -> Self {
-        Self { flake: flake.to_owned(), refresh: false }
-    }
-}
-
-impl From<&String> for Wanted {
-    fn from(flake: &String) -> Self {
-        flake.as_str().into()
-    }
-}
-
-/// The part of a flake ref before `#`.
-fn base(flake: &str) -> &str {
-    match flake.split_once('#') {
-        Some(("", _)) => ".",
-        Some((base, _)) => base,
-        None => flake,
+impl From<FlakeRef> for Wanted {
+    /// As it was, if nothing has changed.
+    fn from(flake: FlakeRef) -> Self {
+        Self { flake, refresh: false }
     }
 }
 
 /// An image that Nix builds; `link`, in the folder of GC roots, keeps it.
 pub(crate) async fn flake(
     ctx: &Context,
-    wanted: impl Into<Wanted>,
+    wanted: Wanted,
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<Sourced, Fault> {
@@ -196,14 +177,14 @@ pub(crate) async fn runner(
     link: &Path,
     interrupts: &mut Interrupts,
 ) -> Result<Sourced, Fault> {
-    let options = flake_ref(&wanted.flake)?.microvm_options()?;
+    let options = wanted.flake.microvm_options()?;
     let nix = Nix::find()?;
     let resources = tokio::select! {
         read = nix.microvm_resources(&options) => read?,
         fault = interrupts.fault() => return Err(fault),
     };
     let building = ctx.registry.building()?;
-    let runner = Wanted { flake: format!("{options}.declaredRunner"), ..wanted };
+    let runner = Wanted { flake: flake_ref(&format!("{options}.declaredRunner"))?, ..wanted };
     let (flake, output) = nix_build(ctx, runner, link, interrupts).await?;
     let kept = Kept { build: Some(output.root.clone()), _held: building };
     let done = || -> Result<Sourced, Fault> {
@@ -231,7 +212,7 @@ pub(crate) async fn template(
     let flake = crate::template_build::flake_of(ctx, template)?.to_string();
     let build = match template.build_of(&flake) {
         Some(build) => build.clone(),
-        None => crate::template_build::build(ctx, template, interrupts).await?,
+        None => crate::template_build::build(ctx, template, false, interrupts).await?,
     };
     let source = VmSource::Flake { flake, template: Some(template.name.clone()) };
     sourced(build.image, source, Some(Kept { build: None, _held: held }))
@@ -253,6 +234,12 @@ pub(crate) async fn nix_build(
     nix_build_with(ctx, &wanted.into(), link, interrupts, |event| progress.show(event)).await
 }
 
+/// Keeps what is in Nix's store: `link` becomes a GC root of it.
+pub(crate) async fn keep(ctx: &Context, path: &Path, link: &Path, interrupts: &mut Interrupts) -> Result<(), Fault> {
+    let path = flake_ref(&path.to_string_lossy())?;
+    nix_build(ctx, path, link, interrupts).await.map(drop)
+}
+
 /// The same for somebody who shows the progress himself.
 pub(crate) async fn nix_build_with(
     ctx: &Context,
@@ -261,7 +248,7 @@ pub(crate) async fn nix_build_with(
     interrupts: &mut Interrupts,
     events: impl FnMut(&BuildEvent),
 ) -> Result<(FlakeRef, BuildOutput), Fault> {
-    let flake = wanted.flake_ref()?;
+    let flake = wanted.flake.clone();
     let nix = Nix::find()?;
     let request = BuildRequest {
         refresh: wanted.refresh,
@@ -314,9 +301,9 @@ pub(crate) async fn create(
     };
     if let Some(Kept { build, _held }) = from.kept {
         // The image now belongs to the VM: it goes when the VM's folder goes.
-        let kept = nix_build(ctx, &*from.folder.to_string_lossy(), &vm.gc_root(), interrupts).await;
+        let kept = keep(ctx, &from.folder, &vm.gc_root(), interrupts).await;
         let released = build.map_or(Ok(()), GcRoot::release);
-        if let Err(fault) = kept.and_then(|_| Ok(released?)) {
+        if let Err(fault) = kept.and_then(|()| Ok(released?)) {
             ctx.registry.remove(&name)?;
             return Err(fault);
         }

@@ -31,6 +31,24 @@ impl Interrupts {
         }
     }
 
+    /// Does what may block on a thread of its own, which is left behind where a signal comes first.
+    pub(crate) async fn blocking<T, E>(
+        &mut self,
+        what: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        E: Into<Fault> + Send + 'static,
+    {
+        tokio::select! {
+            done = tokio::task::spawn_blocking(what) => match done {
+                Ok(done) => done.map_err(Into::into),
+                Err(e) => Err(Fault::unexpected("a thread died", &e)),
+            },
+            fault = self.fault() => Err(fault),
+        }
+    }
+
     /// The end of the command that the next one asks for. Cancel-safe.
     pub(crate) async fn fault(&mut self) -> Fault {
         Fault::interrupted(u8::try_from(self.next().await).unwrap_or_default())

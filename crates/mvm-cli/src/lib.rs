@@ -61,6 +61,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Template(template::TemplateArgs),
     Flake(flake::FlakeArgs),
+    Image(image::ImageArgs),
     /// The process that owns a VM; started by `up`.
     #[command(name = "__supervise", hide = true)]
     Supervise {
@@ -157,6 +158,7 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
         Command::Doctor(args) => doctor::run(args, ctx).await,
         Command::Template(args) => template::run(args, ctx).await,
         Command::Flake(args) => flake::run(args, ctx).await,
+        Command::Image(args) => image::run(args, ctx).await,
         Command::Supervise { name, boot_timeout } => {
             // Out of the terminal's reach. A process that leads a group cannot leave its session: it is in the
             // background of the terminal then, and all that can still reach it is a hang-up, which it survives.

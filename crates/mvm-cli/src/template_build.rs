@@ -1,7 +1,7 @@
 //! From a template to its image: what `template build` and `up --template` share.
 
 use crate::Context;
-use crate::boot;
+use crate::boot::{self, Wanted};
 use crate::interrupt::Interrupts;
 use mvm_core::{Fault, Template};
 use mvm_image::Image;
@@ -32,26 +32,28 @@ pub(crate) fn output_of(template: &Template) -> Result<FlakeRef, FlakeRefError> 
 pub(crate) async fn build(
     ctx: &Context,
     stored: &StoredTemplate,
+    refresh: bool,
     interrupts: &mut Interrupts,
 ) -> Result<TemplateBuild, Fault> {
     let templates = ctx.templates();
     let _held = templates.hold(&stored.name)?;
     let _building = ctx.registry.building()?;
-    let flake = flake_of(ctx, stored)?.to_string();
+    let flake = flake_of(ctx, stored)?;
     // Aside at first: what is no image must not take the place of one.
     let aside = ctx.dirs().building_template(&stored.name);
-    let (_, output) = boot::nix_build(ctx, &flake, &aside, interrupts).await?;
-    let image = output.path.to_absolute_path();
-    let kept = match Image::open(image.as_ref()) {
+    let wanted = Wanted { flake: flake.clone(), refresh };
+    let (_, output) = boot::nix_build(ctx, wanted, &aside, interrupts).await?;
+    let image = PathBuf::from(output.path.to_absolute_path());
+    let kept = match Image::open(&image) {
         // Nix renames a new link over the old one.
-        Ok(_) => boot::nix_build(ctx, &image, &templates.files(&stored.name).gc_root(), interrupts).await.map(drop),
+        Ok(_) => boot::keep(ctx, &image, &templates.files(&stored.name).gc_root(), interrupts).await,
         Err(error) => Err(error.into()),
     };
     let released = output.root.release();
     kept?;
     released?;
     let at = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
-    let build = TemplateBuild { flake, image: PathBuf::from(image), at };
+    let build = TemplateBuild { flake: flake.to_string(), image, at };
     templates.note_build(&stored.name, &build)?;
     Ok(build)
 }

@@ -1,6 +1,6 @@
 //! Every path that mvm keeps on disk, in one place. Nobody else joins a path.
 
-use crate::{Diagnostic, ErrorKind, TemplateName, VmName};
+use crate::{Diagnostic, ErrorKind, ImageName, TemplateName, VmName};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// | cache | `~/.cache/mvm` | `MVM_CACHE_DIR` | images, kernels, runtime state of VMs |
 /// | config | `~/.config/mvm` | `MVM_CONFIG_DIR` | `config.toml` |
 /// | state | `~/.local/state/mvm` | `MVM_STATE_DIR` | logs |
-/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs; templates |
+/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs; templates; images that were fetched |
 /// | runtime | `$XDG_RUNTIME_DIR/mvm`, else `run` in the cache folder | `MVM_RUNTIME_DIR` | sockets |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
@@ -139,6 +139,21 @@ impl Dirs {
         TemplateDirs { folder: self.templates().join(name.as_str()) }
     }
 
+    /// The GC root of an image that is being fetched. No VM's build has such a name.
+    pub fn fetching(&self, name: &ImageName) -> PathBuf {
+        self.gc_roots().join(format!("{name}.fetch-{}", std::process::id()))
+    }
+
+    /// Images that were fetched: one folder each.
+    pub fn fetched_images(&self) -> PathBuf {
+        self.share.join("images")
+    }
+
+    /// The files of one image that was fetched.
+    pub fn fetched_image(&self, name: &ImageName) -> FetchedDirs {
+        FetchedDirs { folder: self.fetched_images().join(name.as_str()) }
+    }
+
     /// The registry: one folder a VM.
     pub fn vms(&self) -> PathBuf {
         self.share.join("vms")
@@ -249,6 +264,27 @@ impl TemplateDirs {
     /// Of what the last build was made, and when.
     pub fn build(&self) -> PathBuf {
         self.folder.join("build.json")
+    }
+}
+
+/// The files that are kept of an image that was fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedDirs {
+    folder: PathBuf,
+}
+
+impl FetchedDirs {
+    /// The folder of all of them.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+    /// The link to the image in Nix's store, which is also its GC root. While it is there the image has been fetched.
+    pub fn gc_root(&self) -> PathBuf {
+        self.folder.join("gcroot")
+    }
+    /// Where the image came from.
+    pub fn origin(&self) -> PathBuf {
+        self.folder.join("origin.json")
     }
 }
 

@@ -20,7 +20,7 @@ pub use access::AccessPolicy;
 pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
 pub use config::{CatalogConfig, Config, ConfigError, mvm_flake};
 pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
-pub use dirs::{Dirs, DirsError, TemplateDirs, VmDirs};
+pub use dirs::{Dirs, DirsError, FetchedDirs, TemplateDirs, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{
     GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Readiness, ReadinessCheck,
@@ -30,7 +30,7 @@ pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
     RootfsFile, RootfsFs,
 };
-pub use name::{NameError, TemplateName, VmName};
+pub use name::{ImageName, NameError, TemplateName, VmName};
 pub use size::{MemorySize, SizeError};
 pub use spec::{PortForward, PortForwardError, VmSource, VmSpec};
 pub use state::{BootPhase, ExitReason, VmRecord, VmState};

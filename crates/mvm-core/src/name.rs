@@ -1,4 +1,4 @@
-//! Names of VMs and of templates.
+//! Names of VMs, of templates and of images.
 
 use crate::{Diagnostic, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,11 @@ pub struct VmName(String);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TemplateName(String);
+
+/// The name of an image that was fetched: a folder's name, by the same rule as a VM's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageName(String);
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +124,7 @@ macro_rules! name {
 
 name!(VmName);
 name!(TemplateName);
+name!(ImageName);
 
 #[cfg(test)]
 mod tests {

@@ -55,6 +55,11 @@ pub enum VmSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         template: Option<TemplateName>,
     },
+    /// Fetched by name.
+    Image {
+        /// Its name.
+        image: String,
+    },
     /// A folder that the user named.
     Folder,
     /// Assembled on the spot by mvm.
@@ -66,6 +71,7 @@ impl fmt::Display for VmSource {
         match self {
             Self::Flake { flake, template: None } => f.pad(flake),
             Self::Flake { flake, template: Some(template) } => f.pad(&format!("template {template}: {flake}")),
+            Self::Image { image } => f.pad(image),
             Self::Folder => f.pad("folder"),
             Self::BuiltIn => f.pad("built-in"),
         }
@@ -170,6 +176,15 @@ mod tests {
         assert_eq!(written, r#"{"kind":"flake","flake":"github:me/site#vm","template":"site"}"#);
         assert_eq!(serde_json::from_str::<VmSource>(&written).unwrap(), new);
         assert_eq!(new.to_string(), "template site: github:me/site#vm");
+    }
+
+    #[test]
+    fn sources_are_read_as_every_version_wrote_them() {
+        let read = |text: &str| serde_json::from_str::<VmSource>(text).unwrap().to_string();
+        assert_eq!(read(r#"{"kind":"folder"}"#), "folder");
+        assert_eq!(read(r#"{"kind":"built-in"}"#), "built-in");
+        assert_eq!(read(r#"{"kind":"flake","flake":".#web"}"#), ".#web");
+        assert_eq!(read(r#"{"kind":"image","image":"http"}"#), "http");
     }
 
     #[test]

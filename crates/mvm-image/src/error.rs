@@ -88,6 +88,40 @@ pub enum ImageError {
         name: String,
         /// The images that there are.
         known: Vec<String>,
+        /// Those of the machine and of the catalog that may have been meant.
+        near: Vec<String>,
+    },
+    /// A name that the catalog does not have.
+    #[error("the catalog has no image named {name:?}")]
+    NotInCatalog {
+        /// As given.
+        name: String,
+        /// Those that may have been meant.
+        near: Vec<String>,
+    },
+    /// An image that is not on this machine.
+    #[error("the image {name:?} has not been fetched")]
+    NotFetched {
+        /// Its name in the catalog.
+        name: String,
+    },
+    /// An image that was fetched, and was taken out of Nix's store all the same.
+    #[error("the image {name:?} is gone from Nix's store: there is no {folder:?}")]
+    Gone {
+        /// Its name.
+        name: String,
+        /// Where it was.
+        folder: PathBuf,
+        /// The command that brings it back.
+        again: String,
+    },
+    /// The name belongs to another image.
+    #[error("there is an image named {name:?} already: {by}")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Which image it is.
+        by: String,
     },
     /// Nobody wants it any more.
     #[error("interrupted")]
@@ -122,13 +156,20 @@ impl ImageError {
 impl Diagnostic for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoFolder(_) | Self::NoImage { .. } | Self::Missing { .. } => ErrorKind::NotFound,
-            Self::NoManifest(_) | Self::Manifest { .. } | Self::File { .. } | Self::System { .. } => {
-                ErrorKind::ImageInvalid
-            }
+            Self::NoFolder(_)
+            | Self::NoImage { .. }
+            | Self::NotInCatalog { .. }
+            | Self::NotFetched { .. }
+            | Self::Missing { .. } => ErrorKind::NotFound,
+            Self::Taken { .. } => ErrorKind::Busy,
+            Self::NoManifest(_)
+            | Self::Manifest { .. }
+            | Self::File { .. }
+            | Self::System { .. }
+            | Self::Gone { .. } => ErrorKind::ImageInvalid,
             Self::ConfigTooLarge { .. } => ErrorKind::Usage,
             Self::Unusable { .. } | Self::MakeFs { .. } => ErrorKind::BuildFailed,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            Self::Io { source, .. } if is_denied(source) => ErrorKind::Denied,
             Self::Stopped | Self::Io { .. } => ErrorKind::Unexpected,
         }
     }
@@ -149,14 +190,39 @@ impl Diagnostic for ImageError {
             Self::ConfigTooLarge { .. } => {
                 Some("pass fewer or shorter variables (-e), or copy a file in with `cp`".into())
             }
-            Self::NoImage { known, .. } if known.is_empty() => {
-                Some("give --image the folder that holds image.json".into())
+            Self::NoImage { known, near, .. } => {
+                let here = match known.as_slice() {
+                    [] => String::new(),
+                    known => format!("images here: {}; ", known.join(", ")),
+                };
+                let all = "`mvmctl image list` shows all; a folder that holds image.json is an image too";
+                Some(format!("{}{here}{all}", meant(near)))
             }
-            Self::NoImage { known, .. } => Some(format!("images here: {}; or give a folder", known.join(", "))),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("check who owns it and its mode".into())
+            Self::NotInCatalog { near, .. } => Some(format!(
+                "{}`mvmctl image list` shows all; REF#NAME names an image of another flake's catalog",
+                meant(near)
+            )),
+            Self::NotFetched { name } => Some(format!("`mvmctl image fetch {name}` fetches it from the catalog")),
+            Self::Gone { again, .. } => Some(format!("`{again}`")),
+            Self::Taken { name, .. } => {
+                Some(format!("choose another --name, or remove that one with `mvmctl image rm {name}`"))
+            }
+            Self::Io { source, .. } if is_denied(source) => {
+                Some("check who owns it and its mode, and that its disk can be written to".into())
             }
             Self::Stopped | Self::MakeFs { .. } | Self::Io { .. } => None,
         }
+    }
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// What may have been meant by a name that leads nowhere.
+fn meant(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        near => format!("did you mean {}? ", near.join(" or ")),
     }
 }

@@ -3,9 +3,8 @@
 use crate::elf;
 use crate::error::ImageError;
 use crate::superblock::{self, Superblock};
-use mvm_core::{Dirs, ImageManifest, KernelFormat, labels};
+use mvm_core::{ImageManifest, KernelFormat, labels};
 use std::env::consts::ARCH;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -24,36 +23,6 @@ pub struct Image {
     kernel: PathBuf,
     initrd: Option<PathBuf>,
     rootfs: PathBuf,
-}
-
-/// The images that have a name on this machine, sorted: name and folder.
-pub fn list_images(dirs: &Dirs) -> Vec<(String, PathBuf)> {
-    let mut found: Vec<(String, PathBuf)> = fs::read_dir(dirs.images())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-        // Drafts and locks begin with a dot.
-        .filter(|(name, path)| !name.starts_with('.') && path.join("image.json").is_file())
-        .collect();
-    found.sort();
-    found
-}
-
-/// The folder of an image given as a path (it has a slash, or is a folder) or else as a name.
-pub fn resolve_image(dirs: &Dirs, given: &OsStr) -> Result<PathBuf, ImageError> {
-    let path = Path::new(given);
-    if given.as_encoded_bytes().contains(&b'/') || path.is_dir() {
-        return std::path::absolute(path).map_err(ImageError::io("find", path));
-    }
-    let known = list_images(dirs);
-    match known.iter().find(|(name, _)| OsStr::new(name) == given) {
-        Some((_, folder)) => Ok(folder.clone()),
-        None => Err(ImageError::NoImage {
-            name: given.to_string_lossy().into_owned(),
-            known: known.into_iter().map(|(name, _)| name).collect(),
-        }),
-    }
 }
 
 impl Image {
@@ -106,6 +75,11 @@ impl Image {
     /// The root file system, absolute.
     pub fn rootfs(&self) -> &Path {
         &self.rootfs
+    }
+    /// The bytes of kernel, initrd and root file system together.
+    pub fn size(&self) -> u64 {
+        let files = [Some(&self.kernel), self.initrd.as_ref(), Some(&self.rootfs)];
+        files.into_iter().flatten().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
     }
 }
 

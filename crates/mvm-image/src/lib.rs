@@ -1,18 +1,21 @@
-//! Images on disk: the contract checked, a kernel found, the built-in image assembled, drives made.
+//! Images on disk: the contract checked, names and the catalog, a kernel found, the built-in image assembled, drives made.
 //!
 //! Everything here is synchronous and knows no VM. Whatever is written appears whole or not at all; what a killed
 //! process left is overwritten or removed by the next one.
 
 mod builtin;
+mod catalog;
 mod config_drive;
 mod cpio;
 mod draft;
 mod elf;
 mod error;
 mod ext4;
+mod fetched;
 mod image;
 mod kernel;
 mod layer;
+mod local;
 mod modules;
 mod stop;
 mod strip;
@@ -20,11 +23,14 @@ mod superblock;
 mod unpack;
 
 pub use builtin::{ensure_builtin, find_busybox, find_guest_binary};
+pub use catalog::{CatalogEntry, catalog, catalog_entry, find_in_catalog};
 pub use config_drive::write_config_drive;
 pub use draft::draft_of;
 pub use error::ImageError;
-pub use image::{Image, list_images, resolve_image};
+pub use fetched::{FetchedImage, FetchedImages, FetchedLock, ImageOrigin};
+pub use image::Image;
 pub use kernel::GuestKernel;
 pub use layer::{LAYER_SIZE, writable_layer};
+pub use local::{LocalImage, LocalKind, local_image, local_images, no_image, resolve_image};
 pub use stop::{Stop, Stopper, stoppable};
 pub use unpack::{UnpackError, decompress, vmlinux_from_bzimage};

@@ -3,11 +3,10 @@
 
 mod common;
 
-use common::{Home, elf};
+use common::elf;
 use mvm_core::{Diagnostic, ErrorKind};
-use mvm_image::{Image, ImageError, list_images, resolve_image};
+use mvm_image::{Image, ImageError};
 use std::env::consts::ARCH;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -217,27 +216,4 @@ fn root_file_systems_that_are_none() {
     }
     fs::write(&path, vec![7; 1 << 20]).unwrap();
     folder.refused(ErrorKind::ImageInvalid, &["not an ext4"]);
-}
-
-#[test]
-fn names_and_paths_of_images() {
-    let home = Home::new();
-    let images = home.dirs.images();
-    fs::create_dir_all(images.join("web")).unwrap();
-    fs::write(images.join("web/image.json"), "{}").unwrap();
-    fs::create_dir_all(images.join(".draft-x")).unwrap();
-    fs::write(images.join(".draft-x/image.json"), "{}").unwrap();
-    fs::create_dir_all(images.join("half")).unwrap();
-    assert_eq!(list_images(&home.dirs), [("web".to_string(), images.join("web"))]);
-    let resolve = |text: &str| resolve_image(&home.dirs, OsStr::new(text));
-    assert_eq!(resolve("web").unwrap(), images.join("web"));
-    assert_eq!(resolve("/absolute/folder").unwrap(), Path::new("/absolute/folder"));
-    assert_eq!(resolve("./web").unwrap(), std::env::current_dir().unwrap().join("web"));
-    // An existing folder wins over a name; tests run in their crate's folder.
-    assert_eq!(resolve("tests").unwrap(), std::env::current_dir().unwrap().join("tests"));
-    for name in ["wbe", ".draft-x", "half", ""] {
-        let error = resolve(name).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.hint().unwrap().contains("web"), "{error}");
-    }
 }

@@ -57,7 +57,7 @@ impl Diagnostic for RegistryError {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Taken(_) | Self::Running(_) => ErrorKind::Busy,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            Self::Io { source, .. } if is_denied(source) => ErrorKind::Denied,
             Self::Io { .. } => ErrorKind::Unexpected,
         }
     }
@@ -71,6 +71,9 @@ impl Diagnostic for RegistryError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("the disk is full: free some space and try again".into())
             }
+            Self::Io { source, .. } if is_denied(source) => {
+                Some("check who owns it and its mode, and that its disk can be written to".into())
+            }
             Self::Io { .. } => None,
         }
     }
@@ -80,6 +83,10 @@ impl From<Failed> for RegistryError {
     fn from(Failed { action, path, source }: Failed) -> Self {
         Self::Io { action, path, source }
     }
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn io_error<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> RegistryError + 'p {

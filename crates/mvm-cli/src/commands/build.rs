@@ -72,7 +72,7 @@ pub(crate) async fn run(args: BuildArgs, ctx: &Context) -> Result<u8, Fault> {
         None => (ctx.registry.last_build(), Some(ctx.registry.building()?)),
     };
     let flake = args.flake.or(args.named).unwrap_or_else(|| ".".into());
-    let wanted = Wanted::new(&flake, args.profile.as_deref(), args.refresh)?;
+    let wanted = Wanted::typed(&flake, args.profile.as_deref(), args.refresh)?;
     let mut report = match args.json {
         None => Report::Plain,
         Some(JsonForm::Result) => Report::Result,
@@ -100,7 +100,7 @@ async fn watch(
     interrupts: &mut Interrupts,
 ) -> Result<u8, Fault> {
     // Before the first build: what changes while it runs is built next.
-    let mut watch = SourceWatch::new(&wanted.flake_ref()?).await?;
+    let mut watch = SourceWatch::new(&wanted.flake).await?;
     loop {
         match build(ctx, &wanted, link, report, interrupts).await {
             Err(fault) if fault.signal.is_some() => return Err(fault),
@@ -110,7 +110,7 @@ async fn watch(
             }
             Ok(()) => {}
         }
-        wanted = wanted.without_refresh();
+        wanted.refresh = false;
         report.line(&Line::Watching { folder: watch.root() })?;
         ctx.ui.status(&format!("watching {}; Ctrl-C ends it", watch.root().display()));
         tokio::select! {

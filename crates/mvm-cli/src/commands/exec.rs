@@ -7,6 +7,7 @@ use crate::interrupt::Interrupts;
 use mvm_core::{Fault, VmName};
 use mvm_protocol::{Control, ExecRequest, Request};
 use mvm_runtime::guest;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -24,11 +25,14 @@ const INSISTENCE: Duration = Duration::from_secs(2);
 /// third within two seconds ends mvmctl instead.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  mvmctl exec web -- ps aux\n  mvmctl exec -- uname -a\n  tar c src | mvmctl exec web -- tar x"
+    after_help = "Examples:\n  mvmctl exec web -- ps aux\n  mvmctl exec -- uname -a\n  mvmctl exec --image python -- python3 -V\n  tar c src | mvmctl exec web -- tar x"
 )]
 pub(crate) struct ExecArgs {
     /// The VM; without it one of the built-in image is booted, and removed afterwards
     vm: Option<VmName>,
+    /// Make the VM of this image instead: a folder, or the name of one that was fetched
+    #[arg(long, value_name = "DIR|NAME", conflicts_with = "vm")]
+    image: Option<OsString>,
     /// Set a variable
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
     env: Vec<(String, String)>,
@@ -59,7 +63,10 @@ pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
     let Some(name) = args.vm else {
         let name = boot::new_name()?;
         let wishes = Wishes { ephemeral: true, ..Wishes::default() };
-        let image = boot::built_in(ctx, &mut interrupts).await?;
+        let image = match &args.image {
+            Some(image) => boot::image(ctx, image, &mut interrupts).await?,
+            None => boot::built_in(ctx, &mut interrupts).await?,
+        };
         boot::create(ctx, name.clone(), image, wishes, &mut interrupts).await?;
         let ready = boot::start(ctx, &name, BOOT_DEADLINE, true, &mut interrupts).await?;
         let done = command(ctx, &name, &request, stdin, &mut interrupts).await;

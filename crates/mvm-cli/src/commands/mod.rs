@@ -8,6 +8,7 @@ pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod flake;
 pub(crate) mod forward;
+pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod ls;

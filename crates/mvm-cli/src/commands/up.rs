@@ -33,7 +33,7 @@ pub(crate) struct UpArgs {
     /// Evaluate the flake even if nothing has changed
     #[arg(long, requires = "flake")]
     refresh: bool,
-    /// Use this image: a folder, or the name of one in the cache
+    /// Use this image: a folder, or the name of one that was fetched (`mvmctl image list`)
     #[arg(long, value_name = "DIR|NAME")]
     image: Option<OsString>,
     /// Use this template's image and resources; built where it has not been
@@ -143,14 +143,14 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
         let sourced = match (&args.flake, &args.image, &template) {
             (Some(flake), _, _) => {
-                let wanted = Wanted::new(flake, args.profile.as_deref(), args.refresh)?;
+                let wanted = Wanted::typed(flake, args.profile.as_deref(), args.refresh)?;
                 let link = ctx.dirs().gc_roots().join(name.as_str());
                 match args.hypervisor {
                     Some(Hypervisor::MicrovmNix) => boot::runner(ctx, wanted, &link, &mut interrupts).await?,
                     _ => boot::flake(ctx, wanted, &link, &mut interrupts).await?,
                 }
             }
-            (None, Some(image), _) => boot::folder(ctx, image)?,
+            (None, Some(image), _) => boot::image(ctx, image, &mut interrupts).await?,
             (None, None, Some(template)) => boot::template(ctx, template, &mut interrupts).await?,
             (None, None, None) => boot::built_in(ctx, &mut interrupts).await?,
         };

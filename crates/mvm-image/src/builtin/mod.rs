@@ -13,6 +13,7 @@ use crate::error::ImageError;
 use crate::ext4::MakeExt4;
 use crate::image::Image;
 use crate::kernel::GuestKernel;
+use crate::local::BUILT_IN;
 use crate::stop::Stop;
 use index::Index;
 use inputs::Inputs;
@@ -37,7 +38,7 @@ pub fn ensure_builtin(dirs: &Dirs, guest: &Path, kernel: &GuestKernel, stop: &St
     once(&images, stop, find, || {
         let inputs = Inputs::read(guest, &busybox, kernel)?;
         stop.check()?;
-        let name = format!("builtin-{}", inputs.digest());
+        let name = format!("{BUILT_IN}{}", inputs.digest());
         let folder = images.join(&name);
         if let Err(error) = Image::open(&folder) {
             if folder.exists() {

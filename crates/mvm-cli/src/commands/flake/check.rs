@@ -1,7 +1,7 @@
 //! `mvmctl flake check`.
 
 use crate::Context;
-use crate::boot::Wanted;
+use crate::boot;
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, ImageManifest};
@@ -47,7 +47,7 @@ struct Checked {
 }
 
 pub(crate) async fn run(args: CheckArgs, ctx: &Context) -> Result<u8, Fault> {
-    let flake = Wanted::from(&args.flake).flake_ref()?;
+    let flake = boot::flake_ref(&args.flake)?;
     if flake.attribute().is_some() {
         let message = format!("{flake} is an output: a flake is checked as a whole");
         return Err(Fault::new(ErrorKind::Usage, message).with_hint("leave out what stands after `#`"));

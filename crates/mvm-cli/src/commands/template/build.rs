@@ -14,6 +14,9 @@ use mvm_core::{Fault, TemplateName};
 pub(super) struct BuildArgs {
     /// The template
     name: TemplateName,
+    /// Evaluate the flake even if nothing has changed
+    #[arg(long)]
+    refresh: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -23,7 +26,7 @@ pub(super) async fn run(args: BuildArgs, ctx: &Context) -> Result<u8, Fault> {
     let templates = ctx.templates();
     let stored = templates.get(&args.name)?;
     let mut interrupts = Interrupts::hear()?;
-    let build = template_build::build(ctx, &stored, &mut interrupts).await?;
+    let build = template_build::build(ctx, &stored, args.refresh, &mut interrupts).await?;
     if args.json {
         let stored = templates.get(&args.name)?;
         ctx.ui.json(&BuildFacts::of(&stored, &build))?;
