@@ -97,6 +97,12 @@ fn assert_keeps_its_layer(user: &User) {
         sh(user, "cat /root/file /root/last; ls /srv/many | wc -l; cat /srv/many/200"),
         "keptlast words\n200\n200\n"
     );
+    // Asked while its agent is not there, it ends in order all the same: the agent announces itself again.
+    let _ = user.run(&["exec", "own", "--", "sh", "-c", "kill -9 $PPID"]);
+    user.ok(&["down", "own"]);
+    let vm = inspect(user);
+    assert_eq!(vm["record"]["exit"]["kind"], "requested", "{vm:#}");
+    user.ok(&["start", "-d", "own"]);
     // A guest that ends by itself says so, and is not taken for one that crashed.
     let _ = user.run(&["exec", "own", "--", "reboot"]);
     let _ = user.run(&["wait", "own", "--until", "stopped"]);

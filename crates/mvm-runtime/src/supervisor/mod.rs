@@ -365,11 +365,15 @@ impl Supervisor {
                 }
             };
         };
+        self.ask_agent(channel);
+    }
+
+    /// Asks the guest's agent to power off. The deadline deals with one that cannot be asked.
+    fn ask_agent(&self, channel: GuestChannel) {
         let keys = self.keys.clone();
         tokio::task::spawn_local(async move {
             let asked =
                 async { crate::channel::open_channel(&channel, &keys).await?.request(&Request::Shutdown).await };
-            // The deadline deals with a guest that cannot be asked.
             if let Err(error) = asked.await {
                 tracing::warn!(%error, "the guest cannot be asked to power off");
             }
@@ -386,7 +390,15 @@ impl Supervisor {
 
     fn on_guest(&mut self, event: GuestEvent) {
         let changed = match event {
-            GuestEvent::Announced => self.lifecycle.announced(),
+            GuestEvent::Announced => {
+                // An agent that another init was starting again when somebody asked has not heard it.
+                if matches!(self.reason, Some((ExitReason::Requested, _)))
+                    && let Some(channel) = self.machine.channel.clone()
+                {
+                    self.ask_agent(channel);
+                }
+                self.lifecycle.announced()
+            }
             GuestEvent::Rejected(why) => {
                 self.obstacle = Some(why);
                 false
