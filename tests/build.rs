@@ -44,6 +44,13 @@ fn an_unchanged_flake_starts_no_nix() {
         let (again, refreshed) = run(&["build", &flake, "--refresh"]);
         assert!(again == image && refreshed.len() == 1 && refreshed[0].contains("--refresh"), "{refreshed:?}");
 
+        // It fails before there is a VM.
+        fs::write(&starts, "").unwrap();
+        let fails = flake.replace("#guest", "#fails");
+        let out =
+            user.command(&["up", "-d", "--flake", &fails, "--refresh"]).env("MVM_NIX", &program).output().unwrap();
+        assert_eq!(out.status.code(), Some(6), "{}", text(&out.stderr));
+        assert!(fs::read_to_string(&starts).unwrap().contains("--refresh"));
         // Not being able to remember is no error.
         let out = user.command(&["build", &flake]).env("MVM_CACHE_DIR", "/proc/nowhere").output().unwrap();
         assert_eq!((out.status.code(), text(&out.stdout), text(&out.stderr)), (Some(0), image.clone(), String::new()));

@@ -352,6 +352,24 @@ mod tests {
     }
 
     #[test]
+    fn an_output_that_was_made_again_is_no_answer() {
+        let Some(path) = Path::new("/nix/store").read_dir().ok().and_then(|mut store| {
+            store.find_map(|e| {
+                let path = e.ok()?.path().to_str()?.to_owned();
+                StorePath::from_absolute_path(path.as_bytes()).ok().map(|_| path)
+            })
+        }) else {
+            println!("not run: /nix/store is empty");
+            return;
+        };
+        let stamp = Stamp::of(Path::new(&path)).unwrap().unwrap();
+        assert!(Kept { stamp, ..kept(&path) }.answer().is_some());
+        assert!(kept(&path).answer().is_none(), "another inode");
+        let gone = format!("{path}-gone");
+        assert!(Kept { stamp, ..kept(&gone) }.answer().is_none());
+    }
+
+    #[test]
     fn the_oldest_are_dropped() {
         let temp = tempfile::tempdir().unwrap();
         let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(1000);
