@@ -4,7 +4,7 @@ use crate::advice::Trouble;
 use crate::attributes::this_system;
 use crate::cli::{Nix, describe};
 use crate::error::NixError;
-use crate::evaluation::{Evaluation, Recalled};
+use crate::evaluation::{Before, Evaluation, Recalled};
 use crate::event::{BuildEvent, parse_bounded};
 use crate::failure::FailureLog;
 use crate::flake_ref::{FlakeRef, Place};
@@ -14,7 +14,7 @@ use crate::process::NixProcess;
 use nix_derivation::StorePath;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,14 +96,9 @@ impl Nix {
         mut events: impl FnMut(&BuildEvent),
     ) -> Result<BuildOutput, NixError> {
         let flake = request.located()?;
-        let link = &request.out_link;
-        let failed = |what, source| NixError::GcRoot { what, path: link.clone(), source };
-        let folder = link.parent().filter(|_| link.is_absolute());
-        let folder = folder.ok_or_else(|| failed("make", std::io::ErrorKind::InvalidInput.into()))?;
-        std::fs::create_dir_all(folder).map_err(|e| failed("make", e))?;
-        let evaluation = Evaluation::of(self, request, &flake);
+        make_room(&request.out_link)?;
         let refresh = request.refresh;
-        let recalled = match evaluation {
+        let recalled = match Evaluation::of(self, request, &flake) {
             Some(evaluation) => off_thread(evaluation, move |e| e.recall(refresh)).await,
             None => None,
         };
@@ -118,17 +113,28 @@ impl Nix {
         if !matches!(flake.place(), Place::Store(_)) {
             events(&BuildEvent::Evaluating);
         }
-        let Some(before) = before else {
-            let (answer, _) = self.run_build_of_either(request, &flake, false, &mut events).await?;
-            return BuildOutput::new(answer, request, false);
+        let answer = match before {
+            Some(before) => self.build_and_remember(request, &flake, *before, &mut events).await?,
+            None => self.run_build_of_either(request, &flake, false, &mut events).await?.0,
         };
+        BuildOutput::new(answer, request, false)
+    }
+
+    /// Builds, and remembers the answer with what there was `before`.
+    async fn build_and_remember(
+        &self,
+        request: &BuildRequest,
+        flake: &FlakeRef,
+        before: Before,
+        events: &mut impl FnMut(&BuildEvent),
+    ) -> Result<Realised, NixError> {
         let read = tokio::task::spawn_blocking(|| before.read());
-        let (answer, complains) = self.run_build_of_either(request, &flake, true, &mut events).await?;
+        let (answer, complains) = self.run_build_of_either(request, flake, true, events).await?;
         if let Ok(Ok(before)) = read.await {
             let (nix, answer) = (self.clone(), answer.clone());
             off_thread(before, move |before| before.remember(&nix, &answer, complains)).await;
         }
-        BuildOutput::new(answer, request, false)
+        Ok(answer)
     }
 
     /// Builds what has the name; where it is no package, which is all that Nix looks for, then the NixOS configuration
@@ -231,6 +237,14 @@ impl BuildOutput {
 
 fn lacks_attribute(error: &NixError) -> bool {
     matches!(error, NixError::Failed(failure) if failure.trouble == Some(Trouble::NoAttribute))
+}
+
+/// Makes the folder of a link, where it is missing.
+fn make_room(link: &Path) -> Result<(), NixError> {
+    let failed = |source| NixError::GcRoot { what: "make", path: link.to_owned(), source };
+    let folder = link.parent().filter(|_| link.is_absolute());
+    let folder = folder.ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    std::fs::create_dir_all(folder).map_err(failed)
 }
 
 /// Does on a thread of its own what waits for disks. `None` where it panicked: then it is not known.
