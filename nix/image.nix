@@ -27,6 +27,10 @@
   files ? [ ],
   # Bytes of the root, or null for as many as are needed.
   size ? null,
+  # `volumes` of image.json
+  volumes ? [ ],
+  # What the guest's init can do for its host; nothing where it is not mvm's own.
+  features ? [ "volumes" ],
 }:
 let
   run = import ./image/run.nix { inherit tools; };
@@ -65,13 +69,18 @@ let
       sizeBytes = if size == null then 0 else size;
     };
     inherit (kernel) cmdline;
-    agent = { inherit (agent) protocol version; };
+    agent = {
+      inherit (agent) protocol version;
+      inherit features;
+    };
     inherit (guest) policy;
     inherit defaults;
     services = builtins.attrNames guest.services;
     health = builtins.attrNames guest.healthChecks;
-    requires = [ ];
+    # What an mvmctl that does not know of it would leave out.
+    requires = if volumes == [ ] then [ ] else [ "volumes" ];
   }
+  // (if volumes == [ ] then { } else { inherit volumes; })
   // (if kernel.initrd then { initrd.path = "initrd.cpio"; } else { });
   image = run {
     name = "${prefix}${name}";

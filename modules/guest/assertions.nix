@@ -245,13 +245,32 @@ in
     (unique "users have the same uid" (user: user.uid) config.users)
     (unique "groups have the same gid" (group: group.gid) config.groups)
     (unsupported "network.enable" config.network.enable "published ports work without a network card")
-    (unsupported "volumes" (config.volumes != { }) "the VM's own layer is kept until `mvmctl rm`")
+    (refuse (builtins.length (builtins.attrNames config.volumes) > 16) "a VM may have 16 volumes")
+    (unique "volumes are mounted at the same place" (volume: volume.mountPoint) config.volumes)
     (unsupported "secrets" (
       config.secrets != { }
     ) "`mvmctl cp` brings files into a guest that opens it")
     (unsupported "rootfs.readOnly" config.rootfs.readOnly "")
     (unsupported "rootfs.verity" config.rootfs.verity "")
   ]
+  ++ concatMap (
+    name:
+    let
+      volume = config.volumes.${name};
+      size = own.toMiB volume.size;
+    in
+    [
+      (refuse (
+        builtins.match "[a-z0-9_][a-z0-9_-]{0,31}" name == null
+      ) "volumes.${quote name}: use lower-case letters, digits, `_` and inner hyphens, at most 32")
+      (refuse (
+        size < 16 || size > 16 * 1024 * 1024
+      ) "volumes.${name}.size is ${toString size} MiB; it must be 16 MiB to 16 TiB")
+      (ownerAssertion "volumes" name volume)
+      (groupAssertion "volumes" name volume)
+    ]
+    ++ pathAssertions "volumes.${name}.mountPoint" volume.mountPoint
+  ) (builtins.attrNames config.volumes)
   ++ lib.optionals (config.shell != [ ]) (commandAssertions "shell" config.shell)
   ++ lib.optionals (config.init != [ ]) (
     commandAssertions "init" config.init

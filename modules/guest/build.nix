@@ -204,14 +204,32 @@ in
       };
       users = map (user: removeAttrs user [ "groups" ]) users;
       inherit groups;
-      directories = mapAttrsToList (
-        path: directory:
-        owned directory
-        // {
-          inherit path;
-          mode = mode directory.mode;
-        }
-      ) config.directories;
+      directories =
+        mapAttrsToList (
+          path: directory:
+          owned directory
+          // {
+            inherit path;
+            mode = mode directory.mode;
+          }
+        ) config.directories
+        ++
+          map
+            (volume: {
+              path = volume.mountPoint;
+              mode = "0755";
+              uid = 0;
+              gid = 0;
+            })
+            (
+              lib.filter (volume: !config.directories ? ${volume.mountPoint}) (builtins.attrValues config.volumes)
+            );
+      volumes = mapAttrsToList (name: volume: {
+        inherit name;
+        inherit (volume) mountPoint mode;
+        sizeMiB = own.toMiB volume.size;
+        owner = if volume.group == null then volume.user else "${volume.user}:${volume.group}";
+      }) config.volumes;
       files = mapAttrsToList (
         path: file:
         owned file

@@ -7,11 +7,31 @@ let
     options = {
       mountPoint = mkOption {
         type = own.absolutePath;
-        description = "Where it is mounted in the guest.";
+        example = "/var/lib/postgresql";
+        description = "Where it is mounted in the guest, before any service is started.";
       };
       size = mkOption {
         type = own.size;
-        description = "Size of the volume when it is made.";
+        default = "8G";
+        description = ''
+          Size of the volume when it is made, 16M to 16T. It takes of the host's disk what is written to it; one that is there
+          already stays as it is.
+        '';
+      };
+      user = mkOption {
+        type = types.str;
+        default = "root";
+        description = "Who owns the mount point: a user's name.";
+      };
+      group = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        description = "Its group: a name; `null` for the main group of the owner.";
+      };
+      mode = mkOption {
+        type = own.mode;
+        default = "0755";
+        description = "Its mode.";
       };
     };
   };
@@ -35,7 +55,10 @@ in
     volumes = mkOption {
       type = types.attrsOf (types.submodule volume);
       default = { };
-      description = "Persistent volumes that a VM of this image needs, by name. Not supported yet: an image that asks for it is refused.";
+      description = ''
+        Persistent volumes of each VM of this image, by name. They outlive the VM: a later one of the same name finds them
+        again, until `mvmctl rm --volumes`.
+      '';
     };
     secrets = mkOption {
       type = types.attrsOf (types.submodule secret);

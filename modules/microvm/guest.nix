@@ -71,7 +71,11 @@ in
           { }
         ];
         message = "mvm.${option} is not for NixOS guests: use ${instead}";
-      }) elsewhere;
+      }) elsewhere
+      ++ map (option: {
+        assertion = cfg.${option} == { };
+        message = "mvm.${option} is not supported in NixOS guests yet: their init is not mvm's";
+      }) [ "volumes" ];
 
     boot = {
       # The kernel and stage 1 are mvm's.
@@ -129,6 +133,7 @@ in
         };
         users = [ ];
         groups = [ ];
+        features = [ ];
       };
     };
   };

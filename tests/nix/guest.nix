@@ -121,6 +121,41 @@ in
             ]
         );
     "a host name of its own" = equals "db" (guest { hostName = "db"; }).hostName;
+    "a volume is what image.json wants" =
+      let
+        result = image {
+          users.db.uid = 70;
+          volumes.data = {
+            mountPoint = "/var/lib/db";
+            size = "1G";
+            user = "db";
+            group = "tty";
+            mode = "0700";
+          };
+        };
+      in
+      equals
+        {
+          volumes = [
+            {
+              name = "data";
+              mountPoint = "/var/lib/db";
+              sizeMiB = 1024;
+              owner = "db:tty";
+              mode = "0700";
+            }
+          ];
+          directories = [ "/var/lib/db" ];
+        }
+        {
+          inherit (result) volumes;
+          directories = map (d: d.path) result.directories;
+        };
+    "an image with volumes asks its host for them" =
+      equals [ "volumes" ]
+        (stub.image (named {
+          volumes.data.mountPoint = "/data";
+        })).manifest.requires;
     "no host name of its own" = equals false ((guest { }) ? hostName);
     "arguments of several modules add up" =
       equals
@@ -279,6 +314,7 @@ in
         agent = {
           protocol = 1;
           version = "0.0.0";
+          features = [ "volumes" ];
         };
         policy = {
           console = false;
@@ -457,10 +493,29 @@ in
       };
     };
     "network cards" = refuses "network.enable is not supported yet" { network.enable = true; };
-    "volumes" = refuses "volumes is not supported yet" {
+    "a volume on the root" = refuses "volumes.data.mountPoint.`/`: write an absolute path" {
+      volumes.data.mountPoint = "/";
+    };
+    "a volume where the guest mounts" = refuses "/run is not the image's" {
+      volumes.data.mountPoint = "/run/data";
+    };
+    "two volumes at one place" = refuses "volumes are mounted at the same place: `a` and `b` (/data)" {
+      volumes.a.mountPoint = "/data";
+      volumes.b.mountPoint = "/data";
+    };
+    "a volume that is too small" = refuses "volumes.data.size is 8 MiB" {
       volumes.data = {
         mountPoint = "/data";
-        size = "1G";
+        size = 8;
+      };
+    };
+    "a volume with an odd name" = refuses "volumes.`Data`: use lower-case letters" {
+      volumes.Data.mountPoint = "/data";
+    };
+    "a volume of nobody we know" = refuses "volumes.`data`.user is `db`" {
+      volumes.data = {
+        mountPoint = "/data";
+        user = "db";
       };
     };
     "secrets" = refuses "secrets is not supported yet" { secrets.key = { }; };

@@ -42,6 +42,7 @@ const MACHINES: &[&str] = &[
     "local/share/mvm/templates/.lock",
     "local/share/mvm/images",
     "local/share/mvm/vms",
+    "local/share/mvm/volumes",
     "local/state/mvm/logs",
 ];
 
@@ -62,6 +63,7 @@ const STOPPED: &[&str] = &[
     "local/share/mvm/vms/*/runner/*",
     "local/share/mvm/vms/*/rw.ext4",
     "local/share/mvm/vms/*/spec.json",
+    "local/share/mvm/volumes/*/*.ext4",
     "local/state/mvm/logs/*/console.log",
     "local/state/mvm/logs/*/console.log.1",
     "local/state/mvm/logs/*/hypervisor.log",

@@ -4,8 +4,8 @@ use crate::Context;
 use crate::follow::{LogFollower, Tail};
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
-use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, MemorySize, PortForward, Template, VmDirs, VmName};
-use mvm_core::{VmRecord, VmSource, VmSpec};
+use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, ImageManifest, MemorySize, PortForward, Template, VmDirs};
+use mvm_core::{VmName, VmRecord, VmSource, VmSpec, Volume, features};
 use mvm_image::{FetchedImages, GuestKernel, Image, LocalKind};
 use mvm_nix::{BuildEvent, BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
 use mvm_runtime::control::ControlRequest;
@@ -26,6 +26,8 @@ pub(crate) struct Sourced {
     folder: PathBuf,
     source: VmSource,
     defaults: ImageDefaults,
+    /// What the image says of itself; a runner of microvm.nix is none.
+    image: Option<ImageManifest>,
     kept: Option<Kept>,
 }
 
@@ -44,8 +46,11 @@ pub(crate) struct Wishes {
     pub memory: Option<MemorySize>,
     pub env: BTreeMap<String, String>,
     pub ports: Vec<PortForward>,
+    pub volumes: Vec<Volume>,
     pub hypervisor: Option<Hypervisor>,
     pub ephemeral: bool,
+    /// Nobody has named the VM.
+    pub anonymous: bool,
 }
 
 impl Wishes {
@@ -193,7 +198,7 @@ pub(crate) async fn runner(
         let (vcpus, memory) = (resources.vcpu, MemorySize::from_mib(resources.mem)?);
         let defaults = ImageDefaults { vcpus, memory, ports: Vec::new() };
         let source = VmSource::Flake { flake: flake.to_string(), template: None };
-        Ok(Sourced { folder, source, defaults, kept: Some(kept) })
+        Ok(Sourced { folder, source, defaults, image: None, kept: Some(kept) })
     };
     let done = done();
     if done.is_err() {
@@ -219,8 +224,8 @@ pub(crate) async fn template(
 }
 
 fn sourced(folder: PathBuf, source: VmSource, kept: Option<Kept>) -> Result<Sourced, Fault> {
-    let defaults = Image::open(&folder)?.manifest().defaults.clone();
-    Ok(Sourced { folder, source, defaults, kept })
+    let image = Image::open(&folder)?.manifest().clone();
+    Ok(Sourced { folder, source, defaults: image.defaults.clone(), image: Some(image), kept })
 }
 
 /// `nix build`, with its progress on the terminal. Ctrl-C ends it in order.
@@ -278,6 +283,13 @@ pub(crate) async fn create(
 ) -> Result<VmDirs, Fault> {
     let defaults = from.defaults;
     let ports = publish(wishes.ports, &defaults.ports);
+    let volumes = match volumes(from.image.as_ref(), wishes.volumes) {
+        Ok(volumes) => volumes,
+        Err(fault) => {
+            release(from.kept)?;
+            return Err(fault);
+        }
+    };
     let spec = VmSpec {
         schema: 1,
         name: name.clone(),
@@ -288,6 +300,8 @@ pub(crate) async fn create(
         memory: wishes.memory.unwrap_or(defaults.memory),
         env: wishes.env,
         ports,
+        volumes,
+        discard_volumes: wishes.anonymous && wishes.ephemeral,
         hypervisor: wishes.hypervisor,
         ephemeral: wishes.ephemeral,
         created: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()),
@@ -295,7 +309,7 @@ pub(crate) async fn create(
     let vm = match ctx.registry.create(&spec, |_| Ok(())) {
         Ok(vm) => vm,
         Err(error) => {
-            from.kept.and_then(|kept| kept.build).map_or(Ok(()), GcRoot::release)?;
+            release(from.kept)?;
             return Err(error.into());
         }
     };
@@ -311,6 +325,31 @@ pub(crate) async fn create(
     Ok(vm)
 }
 
+/// The image's volumes, each as the user wants it where he says so, and then those that the user adds.
+fn volumes(image: Option<&ImageManifest>, wished: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
+    let mut volumes = image.map_or(Vec::new(), |image| image.volumes.clone());
+    if let (Some(image), false) = (image, wished.is_empty())
+        && !image.agent.features.iter().any(|feature| feature == features::VOLUMES)
+    {
+        let message = format!("the image's agent ({}) knows no volumes", image.agent.version);
+        return Err(Fault::new(ErrorKind::Usage, message).with_hint("build the image again, with a later mvm"));
+    }
+    for wish in wished {
+        match volumes.iter_mut().find(|volume| volume.name == wish.name) {
+            // Whose it is remains the image's affair.
+            Some(volume) => (volume.mount_point, volume.size_mib) = (wish.mount_point, wish.size_mib),
+            None => volumes.push(wish),
+        }
+    }
+    Volume::check_all(&volumes)?;
+    Ok(volumes)
+}
+
+/// Lets go of a build that no VM keeps.
+fn release(kept: Option<Kept>) -> Result<(), Fault> {
+    Ok(kept.and_then(|kept| kept.build).map_or(Ok(()), GcRoot::release)?)
+}
+
 /// Starts a VM and waits until it is ready. Whatever prevents that, the supervisor has tidied up when this returns,
 /// and with `created` the VM is gone.
 pub(crate) async fn start(
@@ -320,14 +359,18 @@ pub(crate) async fn start(
     created: bool,
     interrupts: &mut Interrupts,
 ) -> Result<Ready, Fault> {
+    // Of an earlier VM of this name.
+    let volumes = ctx.registry.volumes(name);
     match launch(ctx, name, boot_timeout, created, interrupts).await {
-        Err(fault) if created => match ctx.registry.remove(name) {
-            Ok(()) | Err(RegistryError::NotFound(_)) => Err(fault),
-            Err(error) => {
-                ctx.ui.warning(&error.to_string());
-                Err(fault)
+        Err(fault) if created => {
+            match ctx.registry.keep_volumes(name, &volumes).and_then(|()| ctx.registry.remove(name)) {
+                Ok(()) | Err(RegistryError::NotFound(_)) => Err(fault),
+                Err(error) => {
+                    ctx.ui.warning(&error.to_string());
+                    Err(fault)
+                }
             }
-        },
+        }
         done => done,
     }
 }

@@ -1,6 +1,6 @@
 //! What a backend is given and what it can do, as data.
 
-use crate::{Diagnostic, ErrorKind, KernelFormat, MemorySize, VmName};
+use crate::{Diagnostic, ErrorKind, KernelFormat, MemorySize, VmName, Volume};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
@@ -203,6 +203,8 @@ pub enum DriveRole {
     Writable,
     /// The configuration.
     Config,
+    /// A volume, by its place among the VM's volumes.
+    Data(u8),
 }
 
 impl DriveRole {
@@ -212,6 +214,13 @@ impl DriveRole {
             Self::Root => "root",
             Self::Writable => "rw",
             Self::Config => "config",
+            Self::Data(n) => {
+                const IDS: [&str; Volume::MOST] = [
+                    "data0", "data1", "data2", "data3", "data4", "data5", "data6", "data7", "data8", "data9", "data10",
+                    "data11", "data12", "data13", "data14", "data15",
+                ];
+                IDS[n as usize % IDS.len()]
+            }
         }
     }
 }

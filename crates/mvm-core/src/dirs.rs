@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// | cache | `~/.cache/mvm` | `MVM_CACHE_DIR` | images, kernels, runtime state of VMs |
 /// | config | `~/.config/mvm` | `MVM_CONFIG_DIR` | `config.toml` |
 /// | state | `~/.local/state/mvm` | `MVM_STATE_DIR` | logs |
-/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs; templates; images that were fetched |
+/// | share | `~/.local/share/mvm` | `MVM_SHARE_DIR` | the registry: specs, keys and writable layers of VMs; volumes; templates; images that were fetched |
 /// | runtime | `$XDG_RUNTIME_DIR/mvm`, else `run` in the cache folder | `MVM_RUNTIME_DIR` | sockets |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
@@ -159,10 +159,16 @@ impl Dirs {
         self.share.join("vms")
     }
 
+    /// Volumes: one folder a VM, which outlives it.
+    pub fn volumes(&self) -> PathBuf {
+        self.share.join("volumes")
+    }
+
     /// The folders of one VM.
     pub fn vm(&self, name: &VmName) -> VmDirs {
         VmDirs {
             share: self.vms().join(name.as_str()),
+            volumes: self.volumes().join(name.as_str()),
             cache: self.cache.join("vms").join(name.as_str()),
             logs: self.state.join("logs").join(name.as_str()),
             runtime: self.runtime.join("vms").join(name.as_str()),
@@ -174,6 +180,7 @@ impl Dirs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmDirs {
     share: PathBuf,
+    volumes: PathBuf,
     cache: PathBuf,
     logs: PathBuf,
     runtime: PathBuf,
@@ -183,6 +190,14 @@ impl VmDirs {
     /// The folder whose presence says that the name is taken. Its supervisor holds it (flock) for as long as it lives.
     pub fn share(&self) -> &Path {
         &self.share
+    }
+    /// The folder of its volumes: user data, which outlives it.
+    pub fn volumes(&self) -> &Path {
+        &self.volumes
+    }
+    /// The file of a volume. Its name is one that [`crate::Volume::check_all`] accepts.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.volumes.join(format!("{name}.ext4"))
     }
     /// The folder of what can be made again.
     pub fn cache(&self) -> &Path {

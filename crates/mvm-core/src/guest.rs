@@ -143,6 +143,9 @@ pub struct GuestConfig {
     /// Environment of services, exec and console, over that of the image.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Volumes to mount before anything is started, in the order in which they are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<GuestVolume>,
     /// The interface to configure, where the VM has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
@@ -150,6 +153,24 @@ pub struct GuestConfig {
     pub host_public_key: String,
     /// The guest's Ed25519 secret key, 64 hex digits: how the guest proves which VM it is.
     pub guest_secret_key: String,
+}
+
+/// A volume that the guest mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestVolume {
+    /// Its name, for messages.
+    pub name: String,
+    /// The label of its file system.
+    pub label: String,
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// `USER` or `USER:GROUP` of the image, who owns the mount point; as it is where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The mount point's mode, in octal; as it is where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// Static addresses of the guest's first Ethernet interface.
@@ -204,6 +225,6 @@ mod tests {
         let config: GuestConfig =
             serde_json::from_str(r#"{"schema":1,"name":"a","machineId":"0","hostPublicKey":"k","guestSecretKey":"s"}"#)
                 .unwrap();
-        assert!(config.env.is_empty() && config.interface.is_none());
+        assert!(config.env.is_empty() && config.interface.is_none() && config.volumes.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! an ext4 rootfs and this manifest. Unknown *required* things are errors that name the field; unknown
 //! optional fields are passed over, so that images of a newer mvm which need nothing new keep booting.
 
-use crate::{AccessPolicy, Diagnostic, ErrorKind, MemorySize, PortForward};
+use crate::{AccessPolicy, Diagnostic, ErrorKind, MemorySize, PortForward, Volume};
 use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
 
@@ -45,6 +45,9 @@ pub struct ImageManifest {
     /// Names of the health checks inside, for display.
     #[serde(default)]
     pub health: Vec<String>,
+    /// Volumes that each VM of the image has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
     /// Features that the host must know to boot this image. One that it does not know is an error.
     #[serde(default)]
     pub requires: Vec<String>,
@@ -119,6 +122,17 @@ pub struct AgentInfo {
     pub protocol: u16,
     /// Version of `mvm-guest`.
     pub version: String,
+    /// What it can do for its host beyond what every version can: words of [`features`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+}
+
+/// What an image may require of its host, and what its agent may be able to do.
+pub mod features {
+    /// Volumes are made by the host and mounted by the guest.
+    pub const VOLUMES: &str = "volumes";
+    /// Every feature of this build.
+    pub const ALL: [&str; 1] = [VOLUMES];
 }
 
 /// What a VM of the image gets where the user says nothing.
@@ -208,7 +222,7 @@ impl ImageManifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        if let Some(feature) = self.requires.first() {
+        if let Some(feature) = self.requires.iter().find(|feature| !features::ALL.contains(&feature.as_str())) {
             return Err(ManifestError::Feature(feature.clone()));
         }
         for (field, path) in [("kernel.path", &self.kernel.path), ("rootfs.path", &self.rootfs.path)]
@@ -229,7 +243,7 @@ impl ImageManifest {
         if !(1..=256).contains(&self.defaults.vcpus) {
             return bad("defaults.vcpus", self.defaults.vcpus.to_string(), "it must be 1 to 256");
         }
-        Ok(())
+        Volume::check_all(&self.volumes).or_else(|error| bad("volumes", error.volume, error.why))
     }
 }
 
@@ -269,6 +283,15 @@ mod tests {
     fn what_a_newer_mvm_requires_is_named() {
         let error = with(r#""name""#, r#""requires":["verity2"],"name""#).unwrap_err();
         assert!(error.to_string().contains("verity2"), "{error}");
+        with(r#""name""#, r#""requires":["volumes"],"name""#).unwrap();
+    }
+
+    #[test]
+    fn volumes_are_checked() {
+        let m = with(r#""name""#, r#""volumes":[{"name":"data","mountPoint":"/data"}],"name""#).unwrap();
+        assert_eq!((m.volumes[0].size_mib, &m.volumes[0].owner), (8192, &None));
+        let error = with(r#""name""#, r#""volumes":[{"name":"../x","mountPoint":"/data"}],"name""#).unwrap_err();
+        assert!(matches!(error, ManifestError::Value { field: "volumes", .. }), "{error}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod size;
 mod spec;
 mod state;
 mod template;
+mod volume;
 
 pub use access::AccessPolicy;
 pub use backend::{Capabilities, Drive, DriveRole, Feature, Hypervisor, LaunchSpec, UnknownHypervisor, Unsupported};
@@ -23,18 +24,19 @@ pub use detect::{Choice, HostFacts, Kvm, Lack, Part, Verdict};
 pub use dirs::{Dirs, DirsError, FetchedDirs, TemplateDirs, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{
-    GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, HealthCheck, Interface, Readiness, ReadinessCheck,
-    Restart, Service,
+    GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, GuestVolume, HealthCheck, Interface, Readiness,
+    ReadinessCheck, Restart, Service,
 };
 pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
-    RootfsFile, RootfsFs,
+    RootfsFile, RootfsFs, features,
 };
 pub use name::{ImageName, NameError, TemplateName, VmName};
 pub use size::{MemorySize, SizeError};
 pub use spec::{PortForward, PortForwardError, VmSource, VmSpec};
 pub use state::{BootPhase, ExitReason, VmRecord, VmState};
 pub use template::{Template, TemplateChange, TemplateTextError};
+pub use volume::{Volume, VolumeError};
 
 /// File-system labels by which a guest finds its drives: never by device letter.
 pub mod labels {
@@ -44,4 +46,6 @@ pub mod labels {
     pub const WRITABLE: &str = "mvm-rw";
     /// The read-only configuration, written afresh at each start.
     pub const CONFIG: &str = "mvm-config";
+    /// How the labels of volumes begin. The host tells the guest which is which.
+    pub const DATA_PREFIX: &str = "mvm-data-";
 }

@@ -58,29 +58,33 @@ impl MemorySize {
 impl FromStr for MemorySize {
     type Err = SizeError;
     fn from_str(s: &str) -> Result<Self, SizeError> {
-        let digits = s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = s.split_at(digits);
-        if number.is_empty() {
-            return Err(SizeError::Syntax(s.into()));
-        }
-        let number: u128 = number.parse().map_err(|_| SizeError::Range(s.into()))?;
-        let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-            "" if unit.is_empty() => 20,
-            "" => 0,
-            "k" => 10,
-            "m" => 20,
-            "g" => 30,
-            "t" => 40,
-            "p" => 50,
-            _ => return Err(SizeError::Syntax(s.into())),
-        };
-        let bytes = number.checked_mul(1 << shift).ok_or_else(|| SizeError::Range(s.into()))?;
-        if bytes % (1 << 20) != 0 {
-            return Err(SizeError::Fraction(s.into()));
-        }
-        let mib = u64::try_from(bytes >> 20).map_err(|_| SizeError::Range(s.into()))?;
-        Self::from_mib(mib).map_err(|_| SizeError::Range(s.into()))
+        Self::from_mib(mib_of(s)?).map_err(|_| SizeError::Range(s.into()))
     }
+}
+
+/// MiB of a size as people write it.
+pub(crate) fn mib_of(s: &str) -> Result<u64, SizeError> {
+    let digits = s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = s.split_at(digits);
+    if number.is_empty() {
+        return Err(SizeError::Syntax(s.into()));
+    }
+    let number: u128 = number.parse().map_err(|_| SizeError::Range(s.into()))?;
+    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" if unit.is_empty() => 20,
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(SizeError::Syntax(s.into())),
+    };
+    let bytes = number.checked_mul(1 << shift).ok_or_else(|| SizeError::Range(s.into()))?;
+    if bytes % (1 << 20) != 0 {
+        return Err(SizeError::Fraction(s.into()));
+    }
+    u64::try_from(bytes >> 20).map_err(|_| SizeError::Range(s.into()))
 }
 
 impl fmt::Display for MemorySize {

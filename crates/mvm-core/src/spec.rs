@@ -1,6 +1,6 @@
 //! What a VM is asked to be: written once when it is made, read at each start.
 
-use crate::{Diagnostic, ErrorKind, Hypervisor, MemorySize, TemplateName, VmName};
+use crate::{Diagnostic, ErrorKind, Hypervisor, MemorySize, TemplateName, VmName, Volume};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,6 +32,12 @@ pub struct VmSpec {
     /// Ports published on the host.
     #[serde(default)]
     pub ports: Vec<PortForward>,
+    /// Volumes, those of the image and those that the user added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Whether its volumes go when it is removed: nobody has named the VM, so nobody could have them again.
+    #[serde(default)]
+    pub discard_volumes: bool,
     /// The hypervisor that was forced; chosen by detection where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<Hypervisor>,
@@ -197,6 +203,14 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PortForward>().unwrap().to_string(), shown);
         }
+    }
+
+    #[test]
+    fn a_spec_of_an_earlier_version_is_read() {
+        let text = r#"{"schema":1,"name":"web","machineId":"0","source":{"kind":"folder"},"image":"/i","vcpus":1,
+            "memoryMiB":256}"#;
+        let spec: VmSpec = serde_json::from_str(text).unwrap();
+        assert!(spec.volumes.is_empty() && !spec.discard_volumes && !spec.ephemeral);
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub mod tests {
             machine_id: "0".repeat(32),
             now: 0,
             env: Default::default(),
+            volumes: Vec::new(),
             interface: None,
             host_public_key: String::new(),
             guest_secret_key: String::new(),

@@ -73,6 +73,14 @@ pub enum ImageError {
         /// What it said.
         detail: String,
     },
+    /// A volume that cannot be given to a guest.
+    #[error("the volume {path:?} cannot be used: {why}")]
+    Volume {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// More configuration (environment, mostly) than a config drive holds.
     #[error("the VM's configuration has {bytes} bytes; a config drive holds {most}")]
     ConfigTooLarge {
@@ -170,7 +178,7 @@ impl Diagnostic for ImageError {
             Self::ConfigTooLarge { .. } => ErrorKind::Usage,
             Self::Unusable { .. } | Self::MakeFs { .. } => ErrorKind::BuildFailed,
             Self::Io { source, .. } if is_denied(source) => ErrorKind::Denied,
-            Self::Stopped | Self::Io { .. } => ErrorKind::Unexpected,
+            Self::Volume { .. } | Self::Stopped | Self::Io { .. } => ErrorKind::Unexpected,
         }
     }
 
@@ -187,6 +195,9 @@ impl Diagnostic for ImageError {
             Self::File { .. } => Some("the image is damaged or was built wrong: build it again".into()),
             Self::System { here, .. } => Some(format!("build the image for {here}")),
             Self::Missing { hint, .. } | Self::Unusable { hint, .. } => Some((*hint).into()),
+            Self::Volume { .. } => {
+                Some("it is user data, so nothing is done to it: e2fsck repairs it, tune2fs -L labels it".into())
+            }
             Self::ConfigTooLarge { .. } => {
                 Some("pass fewer or shorter variables (-e), or copy a file in with `cp`".into())
             }

@@ -21,6 +21,7 @@ mod stop;
 mod strip;
 mod superblock;
 mod unpack;
+mod volume;
 
 pub use builtin::{ensure_builtin, find_busybox, find_guest_binary};
 pub use catalog::{CatalogEntry, catalog, catalog_entry, find_in_catalog};
@@ -34,3 +35,4 @@ pub use layer::{LAYER_SIZE, writable_layer};
 pub use local::{LocalImage, LocalKind, local_image, local_images, no_image, resolve_image};
 pub use stop::{Stop, Stopper, stoppable};
 pub use unpack::{UnpackError, decompress, vmlinux_from_bzimage};
+pub use volume::{make_volume, volume_label};

@@ -243,9 +243,67 @@ impl Registry {
         Ok(folders::vanish(vm.share())?)
     }
 
+    /// Removes a VM that does not run, with its volumes; or the volumes alone, where a VM of that name was removed before.
+    pub fn remove_with_volumes(&self, name: &VmName) -> Result<(), RegistryError> {
+        match self.lock(name) {
+            Ok(_lock) => {
+                // While its folder is there, nobody else begins to use them.
+                self.remove_volumes(name)?;
+                self.remove_locked(name)
+            }
+            Err(RegistryError::NotFound(_)) if !self.volumes(name).is_empty() => {
+                let vms = self.dirs.vms();
+                files::private_dir(&vms).map_err(io_error("make", &vms))?;
+                // Whoever makes a VM shares this lock.
+                let folder = File::open(&vms).map_err(io_error("open", &vms))?;
+                rustix::fs::flock(&folder, FlockOperation::LockExclusive)
+                    .map_err(|e| io_error("lock", &vms)(e.into()))?;
+                if self.vm(name).share().exists() {
+                    return Err(RegistryError::Taken(name.to_string()));
+                }
+                self.remove_volumes(name)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The volumes that there are of a VM, whether it exists or not: their names, sorted.
+    pub fn volumes(&self, name: &VmName) -> Vec<String> {
+        let entries = std::fs::read_dir(self.vm(name).volumes()).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".ext4")?.to_owned()))
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Removes the volumes of a VM but those that were there before, after a start that failed. Nobody may run it.
+    pub fn keep_volumes(&self, name: &VmName, before: &[String]) -> Result<(), RegistryError> {
+        let vm = self.vm(name);
+        if before.is_empty() {
+            return self.remove_volumes(name);
+        }
+        for volume in self.volumes(name).iter().filter(|volume| !before.contains(volume)) {
+            let path = vm.volume(volume);
+            files::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes all volumes of a VM. The caller sees to it that nobody uses them.
+    pub(crate) fn remove_volumes(&self, name: &VmName) -> Result<(), RegistryError> {
+        let vm = self.vm(name);
+        match vm.volumes().exists() {
+            true => Ok(folders::vanish(vm.volumes())?),
+            false => Ok(()),
+        }
+    }
+
     /// Removes what commands that were killed left half made or half removed.
     fn sweep(&self) {
         sweep(&self.dirs.vms(), folders::is_left);
+        sweep(&self.dirs.volumes(), folders::is_left);
         // The root of the last `build` stays until the next one.
         sweep(&self.dirs.gc_roots(), |name| !begins(name, LAST_BUILD));
     }

@@ -51,6 +51,8 @@ fn stopped(user: &User, name: &str) -> Result<(), Failure> {
         memory: MemorySize::from_mib(512)?,
         env: Default::default(),
         ports: Vec::new(),
+        volumes: Vec::new(),
+        discard_volumes: false,
         hypervisor: None,
         ephemeral: false,
         created: 0,

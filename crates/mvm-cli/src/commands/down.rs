@@ -1,5 +1,6 @@
 //! `mvmctl down`.
 
+use super::rm::remove_stopped;
 use crate::Context;
 use futures_util::future::join_all;
 use mvm_core::{ExitReason, Fault, VmName};
@@ -23,6 +24,9 @@ pub(crate) struct DownArgs {
     /// Remove them afterwards
     #[arg(long)]
     rm: bool,
+    /// Remove their volumes too
+    #[arg(short, long, requires = "rm")]
+    volumes: bool,
 }
 
 pub(crate) async fn run(args: DownArgs, ctx: &Context) -> Result<u8, Fault> {
@@ -32,7 +36,7 @@ pub(crate) async fn run(args: DownArgs, ctx: &Context) -> Result<u8, Fault> {
         args.names
     };
     let grace_ms = if args.force { 0 } else { args.timeout * 1000 };
-    let done = join_all(names.iter().map(|name| down(ctx, name, grace_ms, args.rm))).await;
+    let done = join_all(names.iter().map(|name| down(ctx, name, grace_ms, args.rm, args.volumes))).await;
     every(ctx, done)
 }
 
@@ -46,7 +50,7 @@ pub(super) fn every(ctx: &Context, done: Vec<Result<(), Fault>>) -> Result<u8, F
     Err(first)
 }
 
-async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool) -> Result<(), Fault> {
+async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool, volumes: bool) -> Result<(), Fault> {
     ctx.registry.get(name)?;
     match stop(ctx, name, grace_ms).await? {
         Stopped::Before => ctx.ui.status(&format!("{name} does not run")),
@@ -55,7 +59,7 @@ async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool) -> Resu
         }
         Stopped::Now | Stopped::Killed => ctx.ui.status(&format!("{name} is stopped")),
     }
-    match remove.then(|| ctx.registry.remove(name)) {
+    match remove.then(|| remove_stopped(ctx, name, volumes)) {
         // One that removes itself has done so.
         None | Some(Ok(()) | Err(RegistryError::NotFound(_))) => Ok(()),
         Some(Err(error)) => Err(error.into()),

@@ -62,7 +62,7 @@ pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
     let mut interrupts = Interrupts::hear()?;
     let Some(name) = args.vm else {
         let name = boot::new_name()?;
-        let wishes = Wishes { ephemeral: true, ..Wishes::default() };
+        let wishes = Wishes { ephemeral: true, anonymous: true, ..Wishes::default() };
         let image = match &args.image {
             Some(image) => boot::image(ctx, image, &mut interrupts).await?,
             None => boot::built_in(ctx, &mut interrupts).await?,

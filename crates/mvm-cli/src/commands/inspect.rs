@@ -1,7 +1,7 @@
 //! `mvmctl inspect`.
 
 use crate::Context;
-use mvm_core::{ExitReason, Fault, VmName, VmRecord, VmSpec};
+use mvm_core::{ExitReason, Fault, VmDirs, VmName, VmRecord, VmSpec};
 
 /// Show all that is known of a VM
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: InspectArgs, ctx: &Context) -> Result<u8, Fault> {
         return Ok(0);
     }
     let dirs = ctx.registry.vm(&args.name);
-    let mut facts = asked(&vm.spec);
+    let mut facts = asked(&vm.spec, &dirs);
     facts.extend(seen(&vm.record, &vm.spec));
     facts.push(("console log", dirs.console_log().display().to_string()));
     ctx.ui.facts(&facts);
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: InspectArgs, ctx: &Context) -> Result<u8, Fault> {
 type Facts = Vec<(&'static str, String)>;
 
 /// What was asked for.
-fn asked(spec: &VmSpec) -> Facts {
+fn asked(spec: &VmSpec, dirs: &VmDirs) -> Facts {
     let mut facts = vec![
         ("name", spec.name.to_string()),
         ("machine id", spec.machine_id.clone()),
@@ -40,6 +40,9 @@ fn asked(spec: &VmSpec) -> Facts {
         ("memory", spec.memory.to_string()),
     ];
     facts.extend(spec.env.iter().map(|(name, value)| ("environment", format!("{name}={value}"))));
+    facts.extend(spec.volumes.iter().map(|volume| {
+        ("volume", format!("{} on {}: {}", volume.name, volume.mount_point, dirs.volume(&volume.name).display()))
+    }));
     if spec.ephemeral {
         facts.push(("when it stops", "it is removed".into()));
     }

@@ -4,7 +4,7 @@ use crate::Context;
 use crate::boot::{self, Ready, Wanted, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
-use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, TemplateName, VmName};
+use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, TemplateName, VmName, Volume};
 use mvm_runtime::{LaunchEvent, RegistryError};
 use std::ffi::OsString;
 use std::pin::pin;
@@ -51,13 +51,16 @@ pub(crate) struct UpArgs {
     /// Publish a port of the guest on the host: [ADDR:]HOST:GUEST
     #[arg(short, long = "port", value_name = "HOST:GUEST")]
     ports: Vec<PortForward>,
+    /// Keep a folder of the guest in a volume, which outlives the VM: NAME:/PATH[:SIZE]
+    #[arg(short, long = "volume", value_name = "NAME:/PATH")]
+    volumes: Vec<Volume>,
     /// Return when the VM is ready
     #[arg(short, long)]
     detach: bool,
     /// Force a hypervisor: qemu, or microvm-nix for the runner of a NixOS configuration
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<Hypervisor>,
-    /// Remove the VM with everything it owns when it stops
+    /// Remove the VM when it stops, with everything but the volumes of one that has a name
     #[arg(long)]
     rm: bool,
     /// Seconds that the guest may take to become ready
@@ -73,6 +76,7 @@ impl UpArgs {
             (self.memory.is_some(), "--memory"),
             (!self.env.is_empty(), "--env"),
             (!self.ports.is_empty(), "--port"),
+            (!self.volumes.is_empty(), "--volume"),
             (self.hypervisor.is_some(), "--hypervisor"),
             (self.rm, "--rm"),
         ]
@@ -89,6 +93,7 @@ impl UpArgs {
             (self.memory.is_some(), Feature::Image, "--memory"),
             (!self.env.is_empty(), Feature::Image, "--env"),
             (!self.ports.is_empty(), Feature::Agent, "--port"),
+            (!self.volumes.is_empty(), Feature::Agent, "--volume"),
         ] {
             if given {
                 hypervisor.require(feature, option)?;
@@ -127,13 +132,16 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         }
     } else {
         args.check_hypervisor()?;
+        Volume::check_all(&args.volumes)?;
         let mut wishes = Wishes {
             cpus: args.cpus,
             memory: args.memory,
             env: args.env.into_iter().collect(),
             ports: args.ports,
+            volumes: args.volumes,
             hypervisor: args.hypervisor,
             ephemeral: args.rm,
+            anonymous: args.name.is_none() && args.named.is_none(),
         };
         let template = args.template.as_ref().map(|name| ctx.templates().get(name)).transpose()?;
         if let Some(template) = &template {

@@ -1,9 +1,9 @@
 //! Init: PID 1, from the kernel's hand to the end of the VM.
 //!
 //! ```text
-//! stage 1 ── mounts ── config, manifest ── identity ── agent listens ── network ── services, health ── ready
-//!                                                                                             │ asked to power off
-//! reset ── file systems closed ── connections closed ── processes ended ── services left ─────┘
+//! stage 1 ── mounts ── config, manifest ── identity, volumes ── agent listens ── network ── services, health ── ready
+//!                                                                                                     │ asked to power off
+//! reset ── file systems closed ── connections closed ── processes ended ── services left ─────────────┘
 //! ```
 //! Where the manifest names another init, that is executed instead ([`handover`]), and the agent is its to start.
 
@@ -15,6 +15,7 @@ mod network;
 mod readiness;
 mod services;
 mod shutdown;
+mod volumes;
 
 use crate::context::Guest;
 use crate::{agent, documents, stage1};
@@ -87,6 +88,7 @@ fn begin(manifest: GuestManifest, stage1_us: u64, init_us: u64) -> io::Result<()
     let _ = rustix::system::reboot(RebootCommand::CadOff);
     let config = documents::config_from_drive()?;
     identity::assume(&config, &manifest)?;
+    volumes::mount_all(&config.volumes)?;
     let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guest = Rc::new(Guest::new(manifest, config, keys));

@@ -19,7 +19,7 @@ use index::Index;
 use inputs::Inputs;
 use mvm_core::{
     AccessPolicy, AgentInfo, Dirs, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, RootfsFile,
-    RootfsFs, labels,
+    RootfsFs, features, labels,
 };
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -90,11 +90,16 @@ fn assemble(images: &Path, folder: &Path, inputs: &Inputs, stop: &Stop) -> Resul
         initrd: Some(InitrdFile { path: "initrd.cpio".into() }),
         rootfs: RootfsFile { path: "rootfs.ext4".into(), fs: RootfsFs::Ext4, size_bytes: Some(furnished.size) },
         cmdline: inputs.cmdline.clone(),
-        agent: AgentInfo { protocol: mvm_protocol::PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").into() },
+        agent: AgentInfo {
+            protocol: mvm_protocol::PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: features::ALL.map(Into::into).into(),
+        },
         policy: AccessPolicy::OPEN,
         defaults: ImageDefaults::default(),
         services: Vec::new(),
         health: Vec::new(),
+        volumes: Vec::new(),
         requires: Vec::new(),
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| ImageError::io("write", folder)(e.into()))?;

@@ -90,6 +90,7 @@ pub fn config(secret: &str) -> GuestConfig {
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         now: 1,
         env: [("KEY".to_string(), "value".to_string())].into(),
+        volumes: Vec::new(),
         interface: None,
         host_public_key: "aa".repeat(32),
         guest_secret_key: secret.into(),

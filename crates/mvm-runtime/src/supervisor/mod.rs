@@ -99,10 +99,13 @@ fn finish(
     warn("the runner's sockets cannot be removed", files::remove_sockets(&vm.runner()));
     warn("the config drive cannot be removed", files::remove_file(&vm.config_drive()));
     warn("the last state cannot be written", files::write_json(&vm.state(), &record));
-    if files::read_json::<VmSpec>(&vm.spec()).is_ok_and(|spec| spec.ephemeral)
-        && let Err(error) = registry.remove_locked(name)
+    if let Ok(spec) = files::read_json::<VmSpec>(&vm.spec())
+        && spec.ephemeral
     {
-        tracing::warn!(%error, "the VM cannot be removed");
+        let volumes = if spec.discard_volumes { registry.remove_volumes(name) } else { Ok(()) };
+        if let Err(error) = volumes.and_then(|()| registry.remove_locked(name)) {
+            tracing::warn!(%error, "the VM cannot be removed");
+        }
     }
     drop(lock);
     for reply in waiting {

@@ -1,7 +1,11 @@
 //! From a spec to what a backend is given: the image checked, the drives made.
 
 use super::launch::Parent;
-use mvm_core::{Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, LaunchSpec, VmDirs, VmSpec};
+use crate::files;
+use mvm_core::{
+    Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, GuestVolume, LaunchSpec, VmDirs, VmSpec,
+    Volume,
+};
 use mvm_image::{Image, Stop};
 use mvm_protocol::{ChannelKeys, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
@@ -50,6 +54,12 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         );
         return Err(Fault::new(ErrorKind::ImageInvalid, message).with_hint("update mvmctl"));
     }
+    let drive = |role, path: std::path::PathBuf, read_only| Drive { role, path, read_only };
+    let mut drives = vec![
+        drive(DriveRole::Root, image.rootfs().to_path_buf(), true),
+        drive(DriveRole::Writable, vm.writable_layer(), false),
+        drive(DriveRole::Config, vm.config_drive(), true),
+    ];
     let host_public_key = keys.host_public_hex().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
     let config = GuestConfig {
         schema: GUEST_SCHEMA,
@@ -57,6 +67,7 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         machine_id: spec.machine_id.clone(),
         now: crate::clock::now_ms() / 1000,
         env: spec.env.clone(),
+        volumes: volumes(vm, spec, &mut drives, stop)?,
         interface: None,
         host_public_key,
         guest_secret_key: keys.guest_secret_hex().into(),
@@ -65,7 +76,6 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
     }
     mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
-    let drive = |role, path: std::path::PathBuf, read_only| Drive { role, path, read_only };
     Ok(LaunchSpec {
         name: spec.name.clone(),
         vcpus: spec.vcpus,
@@ -74,11 +84,40 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         kernel_format: manifest.kernel.format,
         initrd: image.initrd().map(Into::into),
         cmdline: manifest.cmdline.clone(),
-        drives: vec![
-            drive(DriveRole::Root, image.rootfs().to_path_buf(), true),
-            drive(DriveRole::Writable, vm.writable_layer(), false),
-            drive(DriveRole::Config, vm.config_drive(), true),
-        ],
+        drives,
         runtime_dir: vm.runtime().to_path_buf(),
     })
+}
+
+/// Makes the volumes that are not there yet, adds their drives, and tells the guest which is which.
+fn volumes(vm: &VmDirs, spec: &VmSpec, drives: &mut Vec<Drive>, stop: &Stop) -> Result<Vec<GuestVolume>, Fault> {
+    // It becomes names of files and of drives.
+    Volume::check_all(&spec.volumes)?;
+    if !spec.volumes.is_empty() {
+        files::private_dir(vm.volumes()).map_err(|e| Fault::unexpected("cannot make the folder for volumes", &e))?;
+    }
+    let mut told: Vec<GuestVolume> = Vec::new();
+    for (n, volume) in (0..).zip(&spec.volumes) {
+        let path = vm.volume(&volume.name);
+        if !path.exists() {
+            mvm_image::make_volume(&path, &volume.name, volume.size_mib, stop)?;
+        }
+        let label = mvm_image::volume_label(&path)?;
+        if let Some(other) = told.iter().find(|other| other.label == label) {
+            let message = format!("the volumes {:?} and {:?} have the same label {label}", other.name, volume.name);
+            let hint = format!("was one copied from the other? `tune2fs -L mvm-data-2 {}` labels it", path.display());
+            return Err(Fault::new(ErrorKind::Unexpected, message).with_hint(hint));
+        }
+        drives.push(Drive { role: DriveRole::Data(n), path, read_only: false });
+        told.push(GuestVolume {
+            name: volume.name.clone(),
+            label,
+            mount_point: volume.mount_point.clone(),
+            owner: volume.owner.clone(),
+            mode: volume.mode.clone(),
+        });
+    }
+    // What is mounted within another comes after it.
+    told.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
+    Ok(told)
 }

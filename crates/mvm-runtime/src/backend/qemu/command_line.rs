@@ -35,9 +35,18 @@ const EMULATED: &[&str] = &[
     "audit=0",
 ];
 
-/// Whether the image's kernel does without ACPI, and so finds its drives on the command line that QEMU adds to ours.
+/// Devices that the microvm machine has room for without ACPI; with it there is room for 24 (QEMU `hw/i386/microvm.c`).
+const ROOM_WITHOUT_ACPI: usize = 8;
+/// Those that are no drives: vsock and entropy.
+const OTHER_DEVICES: usize = 2;
+/// An image's word for a kernel that needs no ACPI.
+const NO_ACPI: &str = "acpi=off";
+
+/// Whether the VM does without ACPI: its kernel can, finding its drives on the command line that QEMU adds to ours, and
+/// they are few enough.
 pub(super) fn without_acpi(spec: &LaunchSpec) -> bool {
-    spec.cmdline.split_whitespace().any(|word| word == "acpi=off")
+    spec.drives.len() + OTHER_DEVICES <= ROOM_WITHOUT_ACPI
+        && spec.cmdline.split_whitespace().any(|word| word == NO_ACPI)
 }
 
 /// The whole command line: ours, then the image's own words, which so have the last say.
@@ -62,8 +71,40 @@ pub(super) fn kernel_command_line(accelerator: Accelerator, spec: &LaunchSpec) -
         // The root is the first drive that the machine is given; the guest checks its label before it trusts it.
         words.extend_from_slice(&["root=/dev/vda", "ro", "init=/sbin/mvm-guest"]);
     }
-    if !spec.cmdline.is_empty() {
-        words.push(&spec.cmdline);
-    }
+    // Where it has more drives than fit without ACPI, the image's kernel cannot have its way.
+    let with_acpi = !without_acpi(spec);
+    words.extend(spec.cmdline.split_whitespace().filter(|word| !(with_acpi && *word == NO_ACPI)));
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_core::{Drive, DriveRole, KernelFormat, MemorySize, VmName};
+
+    fn spec(drives: u8) -> LaunchSpec {
+        let drive = |n| Drive { role: DriveRole::Data(n), path: "/d".into(), read_only: false };
+        LaunchSpec {
+            name: VmName::new("a").unwrap(),
+            vcpus: 1,
+            memory: MemorySize::MIN,
+            kernel: "/k".into(),
+            kernel_format: KernelFormat::Elf,
+            initrd: None,
+            cmdline: "acpi=off  a=b".into(),
+            drives: (0..drives).map(drive).collect(),
+            runtime_dir: "/r".into(),
+        }
+    }
+
+    #[test]
+    fn a_vm_of_many_drives_has_acpi() {
+        let line = |drives| kernel_command_line(Accelerator::Tcg { tsc_khz: None }, &spec(drives));
+        assert!(
+            without_acpi(&spec(6))
+                && line(6).ends_with(" noapictimer root=/dev/vda ro init=/sbin/mvm-guest acpi=off a=b")
+        );
+        assert!(!without_acpi(&spec(7)) && line(7).ends_with(" root=/dev/vda ro init=/sbin/mvm-guest a=b"));
+        assert!(!line(7).contains("noapictimer"));
+    }
 }
