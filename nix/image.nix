@@ -29,8 +29,13 @@
   size ? null,
   # `volumes` of image.json
   volumes ? [ ],
+  # `secrets` of image.json
+  secrets ? [ ],
   # What the guest's init can do for its host; nothing where it is not mvm's own.
-  features ? [ "volumes" ],
+  features ? [
+    "volumes"
+    "secrets"
+  ],
 }:
 let
   run = import ./image/run.nix { inherit tools; };
@@ -78,8 +83,10 @@ let
     services = builtins.attrNames guest.services;
     health = builtins.attrNames guest.healthChecks;
     # What an mvmctl that does not know of it would leave out.
-    requires = if volumes == [ ] then [ ] else [ "volumes" ];
+    requires =
+      (if volumes == [ ] then [ ] else [ "volumes" ]) ++ (if secrets == [ ] then [ ] else [ "secrets" ]);
   }
+  // (if secrets == [ ] then { } else { inherit secrets; })
   // (if volumes == [ ] then { } else { inherit volumes; })
   // (if kernel.initrd then { initrd.path = "initrd.cpio"; } else { });
   image = run {

@@ -1,11 +1,13 @@
-//! What a guest keeps and what it is given: volumes and a name of its own.
+//! What a guest keeps and what it is given: volumes, secrets, and a name of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
+use rustix::fs::SeekFrom;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{User, flake, text};
 
@@ -16,6 +18,63 @@ fn volume(user: &User, name: &str) -> PathBuf {
     user.home().join(format!(".local/share/mvm/volumes/db/{name}.ext4"))
 }
 
+/// A secret of bytes that no text has, in a file that is nobody's concern.
+struct Secret {
+    content: Vec<u8>,
+    file: tempfile::NamedTempFile,
+}
+
+impl Secret {
+    fn new() -> Self {
+        let mut content = vec![0, 0xff, b'\n'];
+        File::open("/dev/urandom").unwrap().take(61).read_to_end(&mut content).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &content).unwrap();
+        Self { content, file }
+    }
+
+    fn argument(&self, name: &str) -> String {
+        format!("{name}={}", self.file.path().display())
+    }
+
+    fn hex(&self) -> String {
+        self.content.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Asserts that no file below a folder has it, as it is or in hexadecimal digits.
+    fn assert_nowhere(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = path.symlink_metadata().unwrap().file_type();
+            if kind.is_dir() {
+                self.assert_nowhere(&path);
+            } else if kind.is_file() {
+                let data = data(&path);
+                for form in [&self.content[..], self.hex().as_bytes()] {
+                    assert!(
+                        !data.windows(form.len()).any(|window| window == form),
+                        "{} has the secret",
+                        path.display()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A file without its holes, which are gibibytes.
+fn data(path: &Path) -> Vec<u8> {
+    let file = File::open(path).unwrap();
+    let (mut data, mut at) = (Vec::new(), 0);
+    while let Ok(begin) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&file, SeekFrom::Hole(begin)).unwrap();
+        let mut part = vec![0; (at - begin) as usize];
+        file.read_exact_at(&mut part, begin).unwrap();
+        data.append(&mut part);
+    }
+    data
+}
+
 #[test]
 fn volumes_outlive_their_vm() {
     let user = User::new();
@@ -23,6 +82,13 @@ fn volumes_outlive_their_vm() {
     // Together with the image's own more drives than a machine without ACPI has room for.
     let more = ["-v", "small:/small:16M", "-v", "inner:/small/inner", "-v", "c:/c", "-v", "d:/d:1G"];
     let up = [&["up", "-d", "db", "--flake", &flake][..], &more].concat();
+    // One that the image needs and nobody gives is told before anything is made.
+    let said = user.fails(2, &up);
+    assert!(said.contains("token") && said.contains("--secret token=FILE"), "{said}");
+    assert!(!volume(&user, "data").exists());
+    let secret = Secret::new();
+    let token = secret.argument("token");
+    let up = [&up[..], &["--secret", &token]].concat();
     user.ok(&up);
     let run = |script: &str| user.ok(&["exec", "db", "--", "sh", "-c", script]);
     // Ready means ready: nothing here waits for the services.
@@ -37,8 +103,21 @@ fn volumes_outlive_their_vm() {
         run("dd if=/dev/zero of=/small/fill bs=1M 2>&1 | grep -c 'No space left'; echo kept >/small/inner/file"),
         "1\n"
     );
+    // Whose it is, in memory, and nowhere on the host.
+    assert_eq!(
+        run("stat -c '%U %G %a' /run/secrets/token; readlink /etc/app/token"),
+        "root user 440\n/run/secrets/token\n"
+    );
+    let dump = "od -An -v -tx1 /etc/app/token | tr -d ' \\n'";
+    assert_eq!(user.ok(&["exec", "-u", "user", "db", "--", "sh", "-c", dump]), secret.hex());
+    secret.assert_nowhere(user.home());
     user.ok(&["down", "db"]);
     user.assert_nothing_left();
+    secret.assert_nowhere(user.home());
+    let said = user.fails(2, &["start", "-d", "db"]);
+    assert!(said.contains("token") && said.contains("at each start"), "{said}");
+    let said = user.fails(2, &["start", "-d", "db", "--secret", &token, "--secret", &secret.argument("more")]);
+    assert!(said.contains("made without the secret \"more\""), "{said}");
     for name in ["data", "small", "inner"] {
         let check = Command::new("e2fsck").args(["-f", "-n"]).arg(volume(&user, name)).output().unwrap();
         assert!(check.status.success(), "{name}: {}{}", text(&check.stdout), text(&check.stderr));
@@ -70,12 +149,41 @@ fn volumes_outlive_their_vm() {
 }
 
 #[test]
+fn an_unnamed_vm_takes_its_volumes_with_it() {
+    let user = User::new();
+    let secret = Secret::new();
+    let given = secret.argument("ad-hoc");
+    let name = user.ok(&["up", "-d", "--rm", "-v", "data:/data:16M", "--secret", &given, "--memory", "128M"]);
+    let name = name.trim();
+    let seen = user.ok(&["exec", name, "--", "stat", "-c", "%U %a %s", "/run/secrets/ad-hoc"]);
+    assert_eq!(seen, "root 400 64\n");
+    secret.assert_nowhere(user.home());
+    user.ok(&["down", name]);
+    user.assert_never_was();
+    secret.assert_nowhere(user.home());
+}
+
+#[test]
 fn a_vm_that_cannot_start_leaves_no_volume() {
     let user = User::new();
-    let up = ["up", "-d", "db", "-v", "data:/data:16M"];
+    let secret = Secret::new();
+    let given = secret.argument("token");
+    let up = ["up", "-d", "db", "-v", "data:/data:16M", "--secret", &given];
     let out = user.command(&up).env("MVM_QEMU", "/no/such/program").output().unwrap();
     assert_eq!(out.status.code(), Some(5), "{}", text(&out.stderr));
     user.assert_never_was();
+    secret.assert_nowhere(user.home());
+    let large = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&large, vec![b'x'; 65 << 10]).unwrap();
+    for (code, value, word) in [
+        (2, "token".into(), "no `=`"),
+        (2, "../token=/etc/passwd".into(), "a name has"),
+        (2, format!("token={}", large.path().display()), "too large"),
+        (3, "token=/no/such/file".into(), "/no/such/file"),
+    ] {
+        let said = user.fails(code, &["up", "-d", "db", "--secret", &value]);
+        assert!(said.contains(word), "{said}");
+    }
     for (value, word) in [("data", "no colon"), ("data:/proc/x", "something else"), ("d:/d:1M", "16M to 16T")] {
         let said = user.fails(2, &["up", "-d", "db", "-v", value]);
         assert!(said.contains(word) && said.contains("hint:"), "{said}");

@@ -247,9 +247,7 @@ in
     (unsupported "network.enable" config.network.enable "published ports work without a network card")
     (refuse (builtins.length (builtins.attrNames config.volumes) > 16) "a VM may have 16 volumes")
     (unique "volumes are mounted at the same place" (volume: volume.mountPoint) config.volumes)
-    (unsupported "secrets" (
-      config.secrets != { }
-    ) "`mvmctl cp` brings files into a guest that opens it")
+    (refuse (builtins.length (builtins.attrNames config.secrets) > 64) "a VM may have 64 secrets")
     (unsupported "rootfs.readOnly" config.rootfs.readOnly "")
     (unsupported "rootfs.verity" config.rootfs.verity "")
   ]
@@ -271,6 +269,25 @@ in
     ]
     ++ pathAssertions "volumes.${name}.mountPoint" volume.mountPoint
   ) (builtins.attrNames config.volumes)
+  ++ concatMap (
+    name:
+    let
+      secret = config.secrets.${name};
+    in
+    [
+      (nameAssertion "secrets" name)
+      (ownerAssertion "secrets" name secret)
+      (groupAssertion "secrets" name secret)
+    ]
+    ++ lib.optionals (secret.path != null) (
+      [
+        (refuse (
+          config.files ? ${secret.path} || config.directories ? ${secret.path}
+        ) "secrets.${name}.path is ${quote secret.path}, which is in `files` or `directories` too")
+      ]
+      ++ pathAssertions "secrets.${name}.path" secret.path
+    )
+  ) (builtins.attrNames config.secrets)
   ++ lib.optionals (config.shell != [ ]) (commandAssertions "shell" config.shell)
   ++ lib.optionals (config.init != [ ]) (
     commandAssertions "init" config.init

@@ -87,6 +87,8 @@ let
       else
         (find "group" groups entry.group).gid;
   };
+  # As the guest reads it.
+  owner = entry: if entry.group == null then entry.user else "${entry.user}:${entry.group}";
   mode = text: if builtins.stringLength text == 3 then "0${text}" else text;
 
   readiness =
@@ -178,6 +180,17 @@ in
           readiness = readiness service.readiness;
         }
       ) config.services;
+      secrets =
+        if config.secrets == { } then
+          null
+        else
+          lib.mapAttrs (
+            _: secret:
+            without {
+              inherit (secret) mode path;
+              owner = owner secret;
+            }
+          ) config.secrets;
       healthChecks = lib.mapAttrs (_: check: {
         inherit (check) command;
         intervalSeconds = check.interval;
@@ -228,8 +241,9 @@ in
         inherit name;
         inherit (volume) mountPoint mode;
         sizeMiB = own.toMiB volume.size;
-        owner = if volume.group == null then volume.user else "${volume.user}:${volume.group}";
+        owner = owner volume;
       }) config.volumes;
+      secrets = builtins.attrNames config.secrets;
       files = mapAttrsToList (
         path: file:
         owned file

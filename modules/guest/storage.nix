@@ -40,7 +40,18 @@ let
       user = mkOption {
         type = types.str;
         default = "root";
-        description = "Who may read it.";
+        description = "Whose it is: a user's name.";
+      };
+      group = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        description = "Its group: a name; `null` for the main group of the owner.";
+      };
+      path = mkOption {
+        type = types.nullOr own.absolutePath;
+        default = null;
+        example = "/etc/app/key";
+        description = "A link to it, for programs that look elsewhere than in `/run/secrets`.";
       };
       mode = mkOption {
         type = own.mode;
@@ -63,7 +74,14 @@ in
     secrets = mkOption {
       type = types.attrsOf (types.submodule secret);
       default = { };
-      description = "Secrets that a VM of this image is given at its start, by name. Their content never is in the image. Not supported yet: an image that asks for it is refused.";
+      example = {
+        db-password.user = "app";
+      };
+      description = ''
+        Secrets that a VM of this image is given at each start with `mvmctl up --secret NAME=FILE`, and without which it does
+        not start. Services find them in `/run/secrets`, in memory. Their content is neither in the image nor on the host's
+        disk.
+      '';
     };
   };
 }

@@ -71,11 +71,7 @@ in
           { }
         ];
         message = "mvm.${option} is not for NixOS guests: use ${instead}";
-      }) elsewhere
-      ++ map (option: {
-        assertion = cfg.${option} == { };
-        message = "mvm.${option} is not supported in NixOS guests yet: their init is not mvm's";
-      }) [ "volumes" ];
+      }) elsewhere;
 
     boot = {
       # The kernel and stage 1 are mvm's.
@@ -133,7 +129,6 @@ in
         };
         users = [ ];
         groups = [ ];
-        features = [ ];
       };
     };
   };

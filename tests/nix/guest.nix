@@ -156,6 +156,42 @@ in
         (stub.image (named {
           volumes.data.mountPoint = "/data";
         })).manifest.requires;
+    "a secret is what both sides want" =
+      let
+        modules = named {
+          users.db.uid = 70;
+          secrets.key = {
+            user = "db";
+            group = "tty";
+            path = "/etc/key";
+          };
+          secrets.other = { };
+        };
+        manifest = (stub.image modules).manifest;
+      in
+      equals
+        {
+          secrets = [
+            "key"
+            "other"
+          ];
+          requires = [ "secrets" ];
+          files = {
+            key = {
+              owner = "db:tty";
+              mode = "0400";
+              path = "/etc/key";
+            };
+            other = {
+              owner = "root";
+              mode = "0400";
+            };
+          };
+        }
+        {
+          inherit (manifest) secrets requires;
+          files = (evaluate modules).build.guest.secrets;
+        };
     "no host name of its own" = equals false ((guest { }) ? hostName);
     "arguments of several modules add up" =
       equals
@@ -314,7 +350,10 @@ in
         agent = {
           protocol = 1;
           version = "0.0.0";
-          features = [ "volumes" ];
+          features = [
+            "volumes"
+            "secrets"
+          ];
         };
         policy = {
           console = false;
@@ -518,7 +557,12 @@ in
         user = "db";
       };
     };
-    "secrets" = refuses "secrets is not supported yet" { secrets.key = { }; };
+    "a secret of nobody we know" = refuses "secrets.`key`.user is `db`" { secrets.key.user = "db"; };
+    "a secret with an odd name" = refuses "secrets.`.key`: use letters" { secrets.".key" = { }; };
+    "a secret where a file is" = refuses "secrets.key.path is `/etc/key`, which is in `files`" {
+      files."/etc/key".text = "";
+      secrets.key.path = "/etc/key";
+    };
     "a read-only root" = refuses "rootfs.readOnly is not supported yet" { rootfs.readOnly = true; };
     "verity" = refuses "rootfs.verity is not supported yet" { rootfs.verity = true; };
 
@@ -610,7 +654,7 @@ in
       words = "the options of this guest do not fit together";
       value =
         (stub.image (named {
-          secrets.a = { };
+          network.enable = true;
         })).drvPath;
     };
   };

@@ -228,10 +228,31 @@ in
       mvm.services.a.command = "/bin/a";
     });
     "assertions of the guest options reach NixOS" =
-      refuses "mvm: secrets is not supported yet"
+      refuses "mvm: rootfs.verity is not supported yet"
         (asGuest {
-          mvm.secrets.a = { };
+          mvm.rootfs.verity = true;
         });
+    "volumes and secrets, which stage 1 gives them" =
+      equals
+        {
+          volumes = [ "/srv/data" ];
+          secrets = [ "key" ];
+        }
+        (
+          let
+            inherit
+              (asGuest {
+                mvm.volumes.data.mountPoint = "/srv/data";
+                mvm.secrets.key = { };
+              })
+              mvm
+              ;
+          in
+          {
+            volumes = map (volume: volume.mountPoint) mvm.build.image.volumes;
+            secrets = builtins.attrNames mvm.build.guest.secrets;
+          }
+        );
 
     "a configuration of microvm.nix stays as it is" = equals false viaMicrovm.mvm.enable;
     "with its resources" = equals {

@@ -32,6 +32,7 @@ const MACHINES: &[&str] = &[
     "cache/mvm/layers/.lock",
     "cache/mvm/layers/*G-v*.ext4",
     "cache/mvm/layers/config-v*.ext4",
+    "cache/mvm/layers/secrets-v*.ext4",
     "cache/mvm/probes/*.json",
     "cache/mvm/run/vms",
     "cache/mvm/vms",

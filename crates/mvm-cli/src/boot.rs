@@ -5,13 +5,14 @@ use crate::follow::{LogFollower, Tail};
 use crate::interrupt::Interrupts;
 use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, Hypervisor, ImageDefaults, ImageManifest, MemorySize, PortForward, Template, VmDirs};
-use mvm_core::{VmName, VmRecord, VmSource, VmSpec, Volume, features};
+use mvm_core::{SecretError, SecretSource, Secrets, VmName, VmRecord, VmSource, VmSpec, Volume, features};
 use mvm_image::{FetchedImages, GuestKernel, Image, LocalKind};
 use mvm_nix::{BuildEvent, BuildOutput, BuildRequest, FlakeRef, GcRoot, Nix};
 use mvm_runtime::control::ControlRequest;
 use mvm_runtime::{ControlClient, Launch, LaunchEvent, RegistryError, StoredTemplate};
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -47,6 +48,7 @@ pub(crate) struct Wishes {
     pub env: BTreeMap<String, String>,
     pub ports: Vec<PortForward>,
     pub volumes: Vec<Volume>,
+    pub secrets: Vec<String>,
     pub hypervisor: Option<Hypervisor>,
     pub ephemeral: bool,
     /// Nobody has named the VM.
@@ -283,8 +285,8 @@ pub(crate) async fn create(
 ) -> Result<VmDirs, Fault> {
     let defaults = from.defaults;
     let ports = publish(wishes.ports, &defaults.ports);
-    let volumes = match volumes(from.image.as_ref(), wishes.volumes) {
-        Ok(volumes) => volumes,
+    let (volumes, secrets) = match wanted(from.image, wishes.volumes, wishes.secrets) {
+        Ok(wanted) => wanted,
         Err(fault) => {
             release(from.kept)?;
             return Err(fault);
@@ -301,6 +303,7 @@ pub(crate) async fn create(
         env: wishes.env,
         ports,
         volumes,
+        secrets,
         discard_volumes: wishes.anonymous && wishes.ephemeral,
         hypervisor: wishes.hypervisor,
         ephemeral: wishes.ephemeral,
@@ -325,15 +328,26 @@ pub(crate) async fn create(
     Ok(vm)
 }
 
-/// The image's volumes, each as the user wants it where he says so, and then those that the user adds.
-fn volumes(image: Option<&ImageManifest>, wished: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
-    let mut volumes = image.map_or(Vec::new(), |image| image.volumes.clone());
-    if let (Some(image), false) = (image, wished.is_empty())
-        && !image.agent.features.iter().any(|feature| feature == features::VOLUMES)
-    {
-        let message = format!("the image's agent ({}) knows no volumes", image.agent.version);
-        return Err(Fault::new(ErrorKind::Usage, message).with_hint("build the image again, with a later mvm"));
+/// The image's volumes and secrets with those of the user, if the VM can have them. A volume is as the user wants it where he
+/// says so; a secret that the image needs is given.
+fn wanted(
+    image: Option<ImageManifest>,
+    wished: Vec<Volume>,
+    given: Vec<String>,
+) -> Result<(Vec<Volume>, Vec<String>), Fault> {
+    // A runner has neither, and its options have been refused.
+    let Some(image) = image else { return Ok((wished, given)) };
+    for (what, wanted) in [(features::VOLUMES, !wished.is_empty()), (features::SECRETS, !given.is_empty())] {
+        if wanted && !image.agent.features.iter().any(|known| known == what) {
+            let message = format!("the image's agent ({}) knows no {what}", image.agent.version);
+            return Err(Fault::new(ErrorKind::Usage, message).with_hint("build the image again, with a later mvm"));
+        }
     }
+    let missing: Vec<_> = image.secrets.iter().filter(|name| !given.contains(name)).cloned().collect();
+    if !missing.is_empty() {
+        return Err(SecretError::Missing(missing).into());
+    }
+    let mut volumes = image.volumes;
     for wish in wished {
         match volumes.iter_mut().find(|volume| volume.name == wish.name) {
             // Whose it is remains the image's affair.
@@ -342,7 +356,33 @@ fn volumes(image: Option<&ImageManifest>, wished: Vec<Volume>) -> Result<Vec<Vol
         }
     }
     Volume::check_all(&volumes)?;
-    Ok(volumes)
+    Ok((volumes, given))
+}
+
+/// Reads the secrets that are given. A file may be a pipe: a signal ends the wait for it.
+pub(crate) async fn read_secrets(sources: Vec<SecretSource>, interrupts: &mut Interrupts) -> Result<Secrets, Fault> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut secrets = Secrets::default();
+        for SecretSource { name, file } in sources {
+            let mut content = Vec::new();
+            // A byte more than there may be, so that one that is too large is told from one that fits.
+            let read = File::open(&file).and_then(|open| open.take(Secrets::EACH as u64 + 1).read_to_end(&mut content));
+            read.map_err(|error| {
+                let kind = match error.kind() {
+                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+                    _ => ErrorKind::Unexpected,
+                };
+                Fault::new(kind, format!("cannot read the secret {name:?} from {file:?}: {error}"))
+            })?;
+            secrets.add(&name, content)?;
+        }
+        Ok(secrets)
+    });
+    tokio::select! {
+        read = reading => read.map_err(|e| Fault::unexpected("cannot read the secrets", &e))?,
+        fault = interrupts.fault() => Err(fault),
+    }
 }
 
 /// Lets go of a build that no VM keeps.
@@ -355,13 +395,14 @@ fn release(kept: Option<Kept>) -> Result<(), Fault> {
 pub(crate) async fn start(
     ctx: &Context,
     name: &VmName,
+    secrets: &Secrets,
     boot_timeout: Duration,
     created: bool,
     interrupts: &mut Interrupts,
 ) -> Result<Ready, Fault> {
     // Of an earlier VM of this name.
     let volumes = ctx.registry.volumes(name);
-    match launch(ctx, name, boot_timeout, created, interrupts).await {
+    match launch(ctx, name, secrets, boot_timeout, created, interrupts).await {
         Err(fault) if created => {
             match ctx.registry.keep_volumes(name, &volumes).and_then(|()| ctx.registry.remove(name)) {
                 Ok(()) | Err(RegistryError::NotFound(_)) => Err(fault),
@@ -378,6 +419,7 @@ pub(crate) async fn start(
 async fn launch(
     ctx: &Context,
     name: &VmName,
+    secrets: &Secrets,
     boot_timeout: Duration,
     created: bool,
     interrupts: &mut Interrupts,
@@ -386,7 +428,7 @@ async fn launch(
     let cannot = |e: std::io::Error| Fault::unexpected("cannot start the VM's supervisor", &e);
     DirBuilder::new().recursive(true).mode(0o700).create(vm.logs()).map_err(cannot)?;
     let log = std::fs::File::options().create(true).append(true).open(vm.hypervisor_log()).map_err(cannot)?;
-    let mut launch = Launch::start(name, boot_timeout, log).map_err(cannot)?;
+    let mut launch = Launch::start(name, boot_timeout, secrets, log).await.map_err(cannot)?;
     let mut console = None;
     let mut fault = loop {
         let event = tokio::select! {

@@ -15,7 +15,8 @@ use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 use commands::*;
 use mvm_core::{
-    Diagnostic, Dirs, ErrorKind, Fault, NameError, PortForwardError, SizeError, UnknownHypervisor, VmName, VolumeError,
+    Diagnostic, Dirs, ErrorKind, Fault, NameError, PortForwardError, SecretError, SizeError, UnknownHypervisor, VmName,
+    VolumeError,
 };
 use mvm_runtime::{Registry, SuperviseOptions, Templates};
 use std::process::ExitCode;
@@ -136,7 +137,8 @@ fn wrong_value(error: &clap::Error) -> Option<Fault> {
         .or_else(|| source.downcast_ref::<SizeError>().map(Diagnostic::hint))
         .or_else(|| source.downcast_ref::<PortForwardError>().map(Diagnostic::hint))
         .or_else(|| source.downcast_ref::<UnknownHypervisor>().map(Diagnostic::hint))
-        .or_else(|| source.downcast_ref::<VolumeError>().map(Diagnostic::hint))?;
+        .or_else(|| source.downcast_ref::<VolumeError>().map(Diagnostic::hint))
+        .or_else(|| source.downcast_ref::<SecretError>().map(Diagnostic::hint))?;
     let argument = error.get(ContextKind::InvalidArg).map_or(String::new(), |a| format!(" for {a}"));
     let fault = Fault::new(ErrorKind::Usage, format!("wrong value{argument}: {source}"));
     Some(Fault { hint, ..fault })

@@ -203,6 +203,8 @@ pub enum DriveRole {
     Writable,
     /// The configuration.
     Config,
+    /// The secrets of this start.
+    Secrets,
     /// A volume, by its place among the VM's volumes.
     Data(u8),
 }
@@ -214,6 +216,7 @@ impl DriveRole {
             Self::Root => "root",
             Self::Writable => "rw",
             Self::Config => "config",
+            Self::Secrets => "secrets",
             Self::Data(n) => {
                 const IDS: [&str; Volume::MOST] = [
                     "data0", "data1", "data2", "data3", "data4", "data5", "data6", "data7", "data8", "data9", "data10",

@@ -239,6 +239,10 @@ impl VmDirs {
     pub fn config_drive(&self) -> PathBuf {
         self.cache.join("config.ext4")
     }
+    /// The drive with the secrets of the current start, until the guest has them; 0600.
+    pub fn secrets_drive(&self) -> PathBuf {
+        self.runtime.join("secrets.ext4")
+    }
     /// The guest's serial console.
     pub fn console_log(&self) -> PathBuf {
         self.logs.join("console.log")

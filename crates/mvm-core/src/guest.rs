@@ -34,6 +34,20 @@ pub struct GuestManifest {
     pub services: BTreeMap<String, Service>,
     /// Health checks by name.
     pub health_checks: BTreeMap<String, HealthCheck>,
+    /// Whose the secrets are that the guest is given, by name; root's alone where one is not among these.
+    pub secrets: BTreeMap<String, SecretFile>,
+}
+
+/// A secret as the guest's processes find it: `/run/secrets/NAME`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretFile {
+    /// Whose it is: `USER` or `USER:GROUP`; root's where absent.
+    pub owner: Option<String>,
+    /// Its mode, in octal; 0400 where absent.
+    pub mode: Option<String>,
+    /// A link to it, beside `/run/secrets`.
+    pub path: Option<String>,
 }
 
 /// A process that the guest's init keeps running.
@@ -146,6 +160,9 @@ pub struct GuestConfig {
     /// Volumes to mount before anything is started, in the order in which they are mounted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<GuestVolume>,
+    /// Whether there is a drive with secrets.
+    #[serde(default)]
+    pub secrets: bool,
     /// The interface to configure, where the VM has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
@@ -225,6 +242,6 @@ mod tests {
         let config: GuestConfig =
             serde_json::from_str(r#"{"schema":1,"name":"a","machineId":"0","hostPublicKey":"k","guestSecretKey":"s"}"#)
                 .unwrap();
-        assert!(config.env.is_empty() && config.interface.is_none() && config.volumes.is_empty());
+        assert!(config.env.is_empty() && config.interface.is_none() && config.volumes.is_empty() && !config.secrets);
     }
 }

@@ -4,6 +4,7 @@
 //! an ext4 rootfs and this manifest. Unknown *required* things are errors that name the field; unknown
 //! optional fields are passed over, so that images of a newer mvm which need nothing new keep booting.
 
+use crate::secret::check_names;
 use crate::{AccessPolicy, Diagnostic, ErrorKind, MemorySize, PortForward, Volume};
 use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
@@ -48,6 +49,9 @@ pub struct ImageManifest {
     /// Volumes that each VM of the image has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Names of the secrets without which no VM of the image starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Features that the host must know to boot this image. One that it does not know is an error.
     #[serde(default)]
     pub requires: Vec<String>,
@@ -131,8 +135,10 @@ pub struct AgentInfo {
 pub mod features {
     /// Volumes are made by the host and mounted by the guest.
     pub const VOLUMES: &str = "volumes";
+    /// Secrets are given by the host and placed by the guest.
+    pub const SECRETS: &str = "secrets";
     /// Every feature of this build.
-    pub const ALL: [&str; 1] = [VOLUMES];
+    pub const ALL: [&str; 2] = [VOLUMES, SECRETS];
 }
 
 /// What a VM of the image gets where the user says nothing.
@@ -243,6 +249,7 @@ impl ImageManifest {
         if !(1..=256).contains(&self.defaults.vcpus) {
             return bad("defaults.vcpus", self.defaults.vcpus.to_string(), "it must be 1 to 256");
         }
+        check_names(&self.secrets).or_else(|error| bad("secrets", error.to_string(), "names of secrets are wanted"))?;
         Volume::check_all(&self.volumes).or_else(|error| bad("volumes", error.volume, error.why))
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod image;
 mod name;
+mod secret;
 mod size;
 mod spec;
 mod state;
@@ -25,13 +26,14 @@ pub use dirs::{Dirs, DirsError, FetchedDirs, TemplateDirs, VmDirs};
 pub use error::{Diagnostic, ErrorKind, Fault};
 pub use guest::{
     GUEST_MANIFEST_PATH, GUEST_SCHEMA, GuestConfig, GuestManifest, GuestVolume, HealthCheck, Interface, Readiness,
-    ReadinessCheck, Restart, Service,
+    ReadinessCheck, Restart, SecretFile, Service,
 };
 pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
     RootfsFile, RootfsFs, features,
 };
 pub use name::{ImageName, NameError, TemplateName, VmName};
+pub use secret::{SecretError, SecretSource, Secrets};
 pub use size::{MemorySize, SizeError};
 pub use spec::{PortForward, PortForwardError, VmSource, VmSpec};
 pub use state::{BootPhase, ExitReason, VmRecord, VmState};
@@ -46,6 +48,8 @@ pub mod labels {
     pub const WRITABLE: &str = "mvm-rw";
     /// The read-only configuration, written afresh at each start.
     pub const CONFIG: &str = "mvm-config";
+    /// The secrets of this start, gone from the host as soon as the guest has them.
+    pub const SECRETS: &str = "mvm-secrets";
     /// How the labels of volumes begin. The host tells the guest which is which.
     pub const DATA_PREFIX: &str = "mvm-data-";
 }

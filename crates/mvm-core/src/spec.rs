@@ -35,6 +35,9 @@ pub struct VmSpec {
     /// Volumes, those of the image and those that the user added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Names of the secrets that it is given at each start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Whether its volumes go when it is removed: nobody has named the VM, so nobody could have them again.
     #[serde(default)]
     pub discard_volumes: bool,
@@ -210,7 +213,7 @@ mod tests {
         let text = r#"{"schema":1,"name":"web","machineId":"0","source":{"kind":"folder"},"image":"/i","vcpus":1,
             "memoryMiB":256}"#;
         let spec: VmSpec = serde_json::from_str(text).unwrap();
-        assert!(spec.volumes.is_empty() && !spec.discard_volumes && !spec.ephemeral);
+        assert!(spec.volumes.is_empty() && spec.secrets.is_empty() && !spec.discard_volumes && !spec.ephemeral);
     }
 
     #[test]

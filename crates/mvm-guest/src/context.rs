@@ -77,6 +77,7 @@ pub mod tests {
             now: 0,
             env: Default::default(),
             volumes: Vec::new(),
+            secrets: false,
             interface: None,
             host_public_key: String::new(),
             guest_secret_key: String::new(),

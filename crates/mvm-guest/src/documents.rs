@@ -1,7 +1,7 @@
-//! The two documents that tell a guest what it is: its configuration and its manifest.
+//! The documents that tell a guest what it is and what it knows: its configuration, its manifest, its secrets.
 
 use crate::drives;
-use mvm_core::{GUEST_SCHEMA, GuestConfig, GuestManifest, labels};
+use mvm_core::{GUEST_SCHEMA, GuestConfig, GuestManifest, Secrets, labels};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
@@ -12,16 +12,26 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Most bytes of either.
+/// Most bytes of each.
 const LIMIT: u64 = 1 << 20;
 
-/// Reads the configuration from its drive. It holds the guest's secret key: the drive is mounted for that moment only, and
-/// where no path leads to.
+/// Reads the configuration from its drive.
 pub fn config_from_drive() -> io::Result<GuestConfig> {
-    let device = drives::wait_for(labels::CONFIG)?;
+    from_drive(labels::CONFIG, "config.json", |config: &GuestConfig| config.schema)
+}
+
+/// Reads the secrets from their drive.
+pub fn secrets_from_drive() -> io::Result<Secrets> {
+    from_drive(labels::SECRETS, "secrets.json", |_| GUEST_SCHEMA)
+}
+
+/// Reads a document from its drive. What it holds is secret: the drive is mounted for that moment only, and where no path
+/// leads to.
+fn from_drive<T: DeserializeOwned>(label: &str, file: &str, schema: impl Fn(&T) -> u32) -> io::Result<T> {
+    let device = drives::wait_for(label)?;
     let drive = mount_nowhere(&device)
         .map_err(|error| io::Error::other(format!("cannot mount {}: {error}", device.display())))?;
-    read(drive.as_fd(), Path::new("config.json"), |config: &GuestConfig| config.schema)
+    read(drive.as_fd(), Path::new(file), schema)
 }
 
 /// Reads the configuration from a file.

@@ -5,8 +5,8 @@
 
 mod builtin;
 mod catalog;
-mod config_drive;
 mod cpio;
+mod document_drive;
 mod draft;
 mod elf;
 mod error;
@@ -25,7 +25,7 @@ mod volume;
 
 pub use builtin::{ensure_builtin, find_busybox, find_guest_binary};
 pub use catalog::{CatalogEntry, catalog, catalog_entry, find_in_catalog};
-pub use config_drive::write_config_drive;
+pub use document_drive::{write_config_drive, write_secrets_drive};
 pub use draft::draft_of;
 pub use error::ImageError;
 pub use fetched::{FetchedImage, FetchedImages, FetchedLock, ImageOrigin};

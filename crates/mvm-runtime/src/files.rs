@@ -1,5 +1,6 @@
 //! Files that are either whole or not there, and folders that only their owner may enter.
 
+use mvm_core::VmDirs;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder};
@@ -84,10 +85,48 @@ pub(crate) fn remove_sockets(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a file whose content nobody is to find on the disk again; one that is not there is fine.
+pub(crate) fn wipe(path: &Path) -> io::Result<()> {
+    let over = || {
+        let mut file = fs::File::options().write(true).open(path)?;
+        let length = file.metadata()?.len();
+        io::copy(&mut io::repeat(0).take(length), &mut file)?;
+        file.sync_all()
+    };
+    match over() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        over => remove_file(path).and(over),
+    }
+}
+
+/// Removes the folder of sockets, and the secrets of a guest that did not come to have them.
+pub(crate) fn remove_runtime(vm: &VmDirs) -> io::Result<()> {
+    let wiped = wipe(&vm.secrets_drive());
+    remove_dir(vm.runtime()).and(wiped)
+}
+
 /// Removes a file; one that is not there is fine.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wiped_is_nowhere_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("secret"), dir.path().join("other"));
+        fs::write(&path, "geheim").unwrap();
+        // Whoever still has it open sees what is left of it.
+        fs::hard_link(&path, &other).unwrap();
+        wipe(&path).unwrap();
+        assert!(!path.exists());
+        assert_eq!(fs::read(&other).unwrap(), [0; 6]);
+        wipe(&path).unwrap();
     }
 }

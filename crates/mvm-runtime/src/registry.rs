@@ -237,7 +237,8 @@ impl Registry {
     /// Removes a VM whose lock the caller holds.
     pub(crate) fn remove_locked(&self, name: &VmName) -> Result<(), RegistryError> {
         let vm = self.vm(name);
-        for dir in [vm.runtime(), vm.cache(), vm.logs()] {
+        files::remove_runtime(&vm).map_err(io_error("remove", vm.runtime()))?;
+        for dir in [vm.cache(), vm.logs()] {
             files::remove_dir(dir).map_err(io_error("remove", dir))?;
         }
         Ok(folders::vanish(vm.share())?)
@@ -313,7 +314,7 @@ impl Registry {
 /// The config drive holds the guest's key, so it goes as it does after an end in order, and whatever was half written
 /// with it. Best effort: a start does all of it again, and a reader without the right to write still gets the truth.
 fn settle(vm: &VmDirs, record: &VmRecord) {
-    let done = files::remove_dir(vm.runtime())
+    let done = files::remove_runtime(vm)
         .and_then(|()| files::remove_sockets(&vm.runner()))
         .and_then(|()| files::keep_only(&vm.state()))
         .and_then(|()| files::remove_file(&mvm_image::draft_of(&vm.writable_layer())))

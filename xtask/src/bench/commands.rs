@@ -53,6 +53,7 @@ fn stopped(user: &User, name: &str) -> Result<(), Failure> {
         ports: Vec::new(),
         volumes: Vec::new(),
         discard_volumes: false,
+        secrets: Vec::new(),
         hypervisor: None,
         ephemeral: false,
         created: 0,

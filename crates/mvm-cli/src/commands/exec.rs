@@ -4,7 +4,7 @@ use crate::Context;
 use crate::boot::{self, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
-use mvm_core::{Fault, VmName};
+use mvm_core::{Fault, Secrets, VmName};
 use mvm_protocol::{Control, ExecRequest, Request};
 use mvm_runtime::guest;
 use std::ffi::OsString;
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
             None => boot::built_in(ctx, &mut interrupts).await?,
         };
         boot::create(ctx, name.clone(), image, wishes, &mut interrupts).await?;
-        let ready = boot::start(ctx, &name, BOOT_DEADLINE, true, &mut interrupts).await?;
+        let ready = boot::start(ctx, &name, &Secrets::default(), BOOT_DEADLINE, true, &mut interrupts).await?;
         let done = command(ctx, &name, &request, stdin, &mut interrupts).await;
         // Nothing in it outlives it, so there is nothing to save by stopping in order.
         boot::kill(ctx, &name, ready.launch).await?;

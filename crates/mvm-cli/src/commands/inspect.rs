@@ -43,6 +43,7 @@ fn asked(spec: &VmSpec, dirs: &VmDirs) -> Facts {
     facts.extend(spec.volumes.iter().map(|volume| {
         ("volume", format!("{} on {}: {}", volume.name, volume.mount_point, dirs.volume(&volume.name).display()))
     }));
+    facts.extend(spec.secrets.iter().map(|name| ("secret", format!("/run/secrets/{name}"))));
     if spec.ephemeral {
         facts.push(("when it stops", "it is removed".into()));
     }

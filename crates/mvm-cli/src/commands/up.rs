@@ -4,7 +4,9 @@ use crate::Context;
 use crate::boot::{self, Ready, Wanted, Wishes};
 use crate::commands::parse_env;
 use crate::interrupt::Interrupts;
-use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, TemplateName, VmName, Volume};
+use mvm_core::{
+    ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, SecretSource, TemplateName, VmName, Volume,
+};
 use mvm_runtime::{LaunchEvent, RegistryError};
 use std::ffi::OsString;
 use std::pin::pin;
@@ -54,6 +56,9 @@ pub(crate) struct UpArgs {
     /// Keep a folder of the guest in a volume, which outlives the VM: NAME:/PATH[:SIZE]
     #[arg(short, long = "volume", value_name = "NAME:/PATH")]
     volumes: Vec<Volume>,
+    /// Give the guest a secret, as /run/secrets/NAME; kept nowhere, so to be given at each start
+    #[arg(long = "secret", value_name = "NAME=FILE")]
+    secrets: Vec<SecretSource>,
     /// Return when the VM is ready
     #[arg(short, long)]
     detach: bool,
@@ -94,6 +99,7 @@ impl UpArgs {
             (!self.env.is_empty(), Feature::Image, "--env"),
             (!self.ports.is_empty(), Feature::Agent, "--port"),
             (!self.volumes.is_empty(), Feature::Agent, "--volume"),
+            (!self.secrets.is_empty(), Feature::Agent, "--secret"),
         ] {
             if given {
                 hypervisor.require(feature, option)?;
@@ -118,6 +124,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
     };
     // Heard before anything is made: a signal ends in the removal of what there is by then.
     let mut interrupts = Interrupts::hear()?;
+    let secrets = boot::read_secrets(args.secrets.clone(), &mut interrupts).await?;
     if exists {
         if ctx.registry.is_running(&name)? {
             return Err(RegistryError::Running(name.to_string()).into());
@@ -130,6 +137,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             let hint = format!("`mvmctl start {name}` starts it as it is; `mvmctl rm {name}` removes it");
             return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
         }
+        secrets.check(&ctx.registry.get(&name)?.spec.secrets)?;
     } else {
         args.check_hypervisor()?;
         Volume::check_all(&args.volumes)?;
@@ -139,6 +147,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             env: args.env.into_iter().collect(),
             ports: args.ports,
             volumes: args.volumes,
+            secrets: secrets.iter().map(|(name, _)| name.to_owned()).collect(),
             hypervisor: args.hypervisor,
             ephemeral: args.rm,
             anonymous: args.name.is_none() && args.named.is_none(),
@@ -165,7 +174,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         boot::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
     }
     let deadline = Duration::from_secs(args.boot_timeout);
-    let ready = boot::start(ctx, &name, deadline, !exists, &mut interrupts).await?;
+    let ready = boot::start(ctx, &name, &secrets, deadline, !exists, &mut interrupts).await?;
     let took = ready.record.boot_ms.map_or(String::new(), |ms| format!(" after {ms} ms"));
     ctx.ui.status(&format!("{name} is {}{took}", ready.record.state));
     for port in &ready.record.ports {

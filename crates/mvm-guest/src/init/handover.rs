@@ -5,7 +5,7 @@
 //! Nothing of this process stays open. The overlay holds the VM's writable layer by itself: an init that ends as usual,
 //! with `/` read-only or unmounted, has synced it, and its journal does the rest at the next start.
 
-use super::{identity, network, say};
+use super::{network, say};
 use crate::documents;
 use mvm_core::{GuestConfig, GuestManifest};
 use rustix::fs::OFlags;
@@ -24,14 +24,14 @@ pub(super) fn hand_over(manifest: &GuestManifest) -> io::Result<Infallible> {
     if !manifest.services.is_empty() {
         say("the manifest has an init and services: to start them is the init's business");
     }
-    assume(&documents::config_from_drive()?, manifest)?;
+    let config = documents::config_from_drive()?;
+    super::assume(&config, manifest)?;
+    configure_network(&config)?;
     Err(execute(&manifest.init))
 }
 
-/// Makes this machine the one of the configuration.
-fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
-    identity::assume(config, manifest)?;
-    // Without addresses the network is the init's alone, its loopback too.
+/// Without addresses the network is the init's alone, its loopback too.
+fn configure_network(config: &GuestConfig) -> io::Result<()> {
     if config.interface.is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let configured = tokio::task::LocalSet::new().block_on(&runtime, network::configure(config.interface.as_ref()));

@@ -1,9 +1,9 @@
 //! Init: PID 1, from the kernel's hand to the end of the VM.
 //!
 //! ```text
-//! stage 1 ── mounts ── config, manifest ── identity, volumes ── agent listens ── network ── services, health ── ready
-//!                                                                                                     │ asked to power off
-//! reset ── file systems closed ── connections closed ── processes ended ── services left ─────────────┘
+//! stage 1 ── mounts ── documents ── identity ── volumes, secrets ── agent ── network ── services, health ── ready
+//!                                                                                          │ asked to power off
+//! reset ── file systems closed ── connections closed ── processes ended ── services left ──┘
 //! ```
 //! Where the manifest names another init, that is executed instead ([`handover`]), and the agent is its to start.
 
@@ -13,13 +13,14 @@ mod identity;
 mod mounts;
 mod network;
 mod readiness;
+mod secrets;
 mod services;
 mod shutdown;
 mod volumes;
 
 use crate::context::Guest;
 use crate::{agent, documents, stage1};
-use mvm_core::{BootPhase, GUEST_MANIFEST_PATH, GuestManifest};
+use mvm_core::{BootPhase, GUEST_MANIFEST_PATH, GuestConfig, GuestManifest};
 use mvm_protocol::GuestKeys;
 use rustix::system::RebootCommand;
 use std::fs;
@@ -87,8 +88,7 @@ fn begin(manifest: GuestManifest, stage1_us: u64, init_us: u64) -> io::Result<()
     // Ctrl-Alt-Del is a request that comes as SIGINT, not a reset.
     let _ = rustix::system::reboot(RebootCommand::CadOff);
     let config = documents::config_from_drive()?;
-    identity::assume(&config, &manifest)?;
-    volumes::mount_all(&config.volumes)?;
+    assume(&config, &manifest)?;
     let keys = GuestKeys::from_hex(&config.guest_secret_key, &config.host_public_key).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guest = Rc::new(Guest::new(manifest, config, keys));
@@ -99,6 +99,16 @@ fn begin(manifest: GuestManifest, stage1_us: u64, init_us: u64) -> io::Result<()
     // With its tasks every connection ends, and with the connections whatever still writes to a file.
     runtime.shutdown_timeout(COPY_GRACE);
     lived
+}
+
+/// Makes this machine the one that the configuration says, with what it has been given.
+fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
+    identity::assume(config, manifest)?;
+    volumes::mount_all(&config.volumes)?;
+    if config.secrets {
+        secrets::place(&documents::secrets_from_drive()?, &manifest.secrets)?;
+    }
+    Ok(())
 }
 
 async fn live(guest: Rc<Guest>) -> io::Result<()> {

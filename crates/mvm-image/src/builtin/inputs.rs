@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Counts changes to how images are assembled.
-pub(super) const ASSEMBLY: u32 = 3;
+pub(super) const ASSEMBLY: u32 = 4;
 /// Most bytes of a kernel or program.
 const LIMIT: u64 = 512 << 20;
 

@@ -100,6 +100,7 @@ fn assemble(images: &Path, folder: &Path, inputs: &Inputs, stop: &Stop) -> Resul
         services: Vec::new(),
         health: Vec::new(),
         volumes: Vec::new(),
+        secrets: Vec::new(),
         requires: Vec::new(),
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| ImageError::io("write", folder)(e.into()))?;

@@ -91,6 +91,7 @@ pub fn config(secret: &str) -> GuestConfig {
         now: 1,
         env: [("KEY".to_string(), "value".to_string())].into(),
         volumes: Vec::new(),
+        secrets: false,
         interface: None,
         host_public_key: "aa".repeat(32),
         guest_secret_key: secret.into(),

@@ -1,7 +1,7 @@
 //! Starting a supervisor, from both ends of its standard streams.
 
-use crate::control::read_line;
-use mvm_core::{Fault, VmName, VmRecord};
+use crate::control::{read_line, write_line};
+use mvm_core::{Fault, Secrets, VmName, VmRecord};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -51,8 +51,14 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Starts the supervisor of a VM, in a session of its own: a Ctrl-C at the terminal is for `up` alone.
-    pub fn start(name: &VmName, boot_deadline: Duration, log: std::fs::File) -> io::Result<Self> {
+    /// Starts the supervisor of a VM, in a session of its own: a Ctrl-C at the terminal is for `up` alone. It is given the
+    /// secrets through a pipe, for arguments and variables can be seen.
+    pub async fn start(
+        name: &VmName,
+        boot_deadline: Duration,
+        secrets: &Secrets,
+        log: std::fs::File,
+    ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args([SUBCOMMAND, name.as_str(), "--boot-timeout", &boot_deadline.as_secs().to_string()])
@@ -62,8 +68,13 @@ impl Launch {
             .process_group(0);
         let mut child = command.spawn()?;
         let missing = || io::Error::other("a pipe is missing");
-        let word = child.stdin.take().ok_or_else(missing)?;
+        let mut word = child.stdin.take().ok_or_else(missing)?;
         let events = BufReader::new(child.stdout.take().ok_or_else(missing)?);
+        match write_line(&mut word, secrets).await {
+            // It has ended already, and told why.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
         Ok(Self { child, word, events })
     }
 
@@ -104,20 +115,20 @@ pub(super) fn tell(event: &LaunchEvent) {
     let _ = out.write_all(&line).and_then(|()| out.flush());
 }
 
-/// Watches stdin for what becomes of `up`: one message, then none.
-pub(super) fn parent() -> mpsc::Receiver<Parent> {
+/// Takes the secrets from stdin, and then watches it for what becomes of `up`: one message, then none.
+pub(super) async fn parent() -> io::Result<(Secrets, mpsc::Receiver<Parent>)> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let mut stdin = BufReader::new(tokio::net::unix::pipe::Receiver::from_file(stdin.into())?);
+    // Where `up` is gone before it has said anything, the end of stdin tells so below.
+    let secrets = read_line(&mut stdin).await?.unwrap_or_default();
     let (tell, hear) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
         let mut word = Vec::new();
-        let read = async {
-            let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
-            let stdin = tokio::net::unix::pipe::Receiver::from_file(stdin.into())?;
-            stdin.take(DETACH.len() as u64).read_to_end(&mut word).await
-        };
-        let detached = read.await.is_ok() && word == DETACH;
+        let read = stdin.take(DETACH.len() as u64).read_to_end(&mut word).await;
+        let detached = read.is_ok() && word == DETACH;
         let _ = tell.send(if detached { Parent::Detached } else { Parent::Gone }).await;
     });
-    hear
+    Ok((secrets, hear))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The supervisor: one process per VM that owns the VMM and everything beside it.
 //!
 //! It holds the VM's lock for as long as it lives, is the only writer of `state.json`, and speaks to the `up` that
-//! started it over its standard streams: events as JSON lines on stdout; on stdin the word `detach` lets go of it,
+//! started it over its standard streams: events as JSON lines on stdout; on stdin come the secrets of the guest, and then
+//! the word `detach` lets go of it,
 //! while an end without that word means that `up` is gone, and the VM with it.
 
 mod console_log;
@@ -22,7 +23,7 @@ use crate::{clock, files};
 use console_log::ConsoleLog;
 use forwards::Forwards;
 use launch::Parent;
-use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, VmDirs, VmName};
+use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, Secrets, VmDirs, VmName};
 use mvm_core::{VmRecord, VmSpec, VmState};
 use mvm_protocol::{ChannelKeys, GuestStatus, HostKeys, Request, ServiceState};
 use serve::{Command, Reply};
@@ -64,9 +65,16 @@ pub async fn supervise(dirs: Dirs, options: SuperviseOptions) -> bool {
     record.started_ms = Some(clock::now_ms());
     record.since_ms = clock::now_ms();
     record.supervisor_pid = Some(std::process::id());
-    let mut parent = launch::parent();
-    let (record, fault, waiting) = match Supervisor::assemble(&registry, &vm, &mut record, &mut parent).await {
-        Ok(assembled) => Supervisor::new(vm.clone(), record, assembled).run(options.boot_deadline, parent).await,
+    let assembled = async {
+        let (secrets, mut parent) =
+            launch::parent().await.map_err(|e| Fault::unexpected("cannot hear who starts the VM", &e))?;
+        let assembled = Supervisor::assemble(&registry, &vm, &mut record, secrets, &mut parent).await?;
+        Ok((assembled, parent))
+    };
+    let (record, fault, waiting) = match assembled.await {
+        Ok((assembled, parent)) => {
+            Supervisor::new(vm.clone(), record, assembled).run(options.boot_deadline, parent).await
+        }
         Err(fault) => {
             record.state = VmState::Failed;
             record.exit = Some(ExitReason::BootFailed);
@@ -95,7 +103,7 @@ fn finish(
             tracing::warn!(%error, "{what}");
         }
     };
-    warn("the sockets cannot be removed", files::remove_dir(vm.runtime()));
+    warn("the sockets cannot be removed", files::remove_runtime(vm));
     warn("the runner's sockets cannot be removed", files::remove_sockets(&vm.runner()));
     warn("the config drive cannot be removed", files::remove_file(&vm.config_drive()));
     warn("the last state cannot be written", files::write_json(&vm.state(), &record));
@@ -163,6 +171,7 @@ impl Supervisor {
         registry: &Registry,
         vm: &VmDirs,
         record: &mut VmRecord,
+        secrets: Secrets,
         parent: &mut mpsc::Receiver<Parent>,
     ) -> Result<Assembled, Fault> {
         fn cannot(what: &'static str) -> impl Fn(io::Error) -> Fault {
@@ -177,7 +186,7 @@ impl Supervisor {
             files::private_dir(dir).map_err(cannot("cannot make the VM's folders"))?;
         }
         // What a crashed run left goes first: the lock says that it is nobody's.
-        files::remove_dir(vm.runtime())
+        files::remove_runtime(vm)
             .and_then(|()| files::private_dir(vm.runtime()))
             .map_err(cannot("cannot make the folder for sockets"))?;
         files::keep_only(&vm.state()).map_err(cannot("cannot tidy up the VM's folder"))?;
@@ -199,7 +208,7 @@ impl Supervisor {
                 Runner { folder: &spec.image, work: &vm.runner() }.start(&log)?
             }
             forced => {
-                let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys).await?;
+                let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys, secrets).await?;
                 let backend = AnyBackend::choose(forced, registry.dirs()).await?;
                 record.hypervisor = Some(backend.hypervisor());
                 record.accelerator = Some(backend.accelerator().into());
@@ -394,6 +403,10 @@ impl Supervisor {
     fn on_guest(&mut self, event: GuestEvent) {
         let changed = match event {
             GuestEvent::Announced => {
+                // Its agent listens after it has placed them.
+                if let Err(error) = files::wipe(&self.vm.secrets_drive()) {
+                    tracing::warn!(%error, "the drive with the secrets cannot be removed");
+                }
                 // An agent that another init was starting again when somebody asked has not heard it.
                 if matches!(self.reason, Some((ExitReason::Requested, _)))
                     && let Some(channel) = self.machine.channel.clone()

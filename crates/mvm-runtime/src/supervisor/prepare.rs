@@ -3,8 +3,8 @@
 use super::launch::Parent;
 use crate::files;
 use mvm_core::{
-    Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, GuestVolume, LaunchSpec, VmDirs, VmSpec,
-    Volume,
+    Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, GuestVolume, LaunchSpec, Secrets, VmDirs,
+    VmSpec, Volume,
 };
 use mvm_image::{Image, Stop};
 use mvm_protocol::{ChannelKeys, PROTOCOL_VERSION};
@@ -17,11 +17,12 @@ pub(super) async fn launch_spec_for(
     vm: &VmDirs,
     spec: &VmSpec,
     keys: &ChannelKeys,
+    secrets: Secrets,
 ) -> Result<LaunchSpec, Fault> {
     let (stopper, stop) =
         mvm_image::stoppable().map_err(|e| Fault::unexpected("cannot prepare the VM's drives", &e))?;
     let (dirs, vm, spec, keys) = (dirs.clone(), vm.clone(), spec.clone(), keys.clone());
-    let mut preparing = tokio::task::spawn_blocking(move || launch_spec(&dirs, &vm, &spec, &keys, &stop));
+    let mut preparing = tokio::task::spawn_blocking(move || launch_spec(&dirs, &vm, &spec, &keys, &secrets, &stop));
     let done = tokio::select! {
         done = &mut preparing => done,
         () = abandoned(parent) => {
@@ -44,7 +45,15 @@ async fn abandoned(parent: &mut mpsc::Receiver<Parent>) {
     }
 }
 
-fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop: &Stop) -> Result<LaunchSpec, Fault> {
+fn launch_spec(
+    dirs: &Dirs,
+    vm: &VmDirs,
+    spec: &VmSpec,
+    keys: &ChannelKeys,
+    secrets: &Secrets,
+    stop: &Stop,
+) -> Result<LaunchSpec, Fault> {
+    secrets.check(&spec.secrets)?;
     let image = Image::open(&spec.image)?;
     let manifest = image.manifest();
     if manifest.agent.protocol > PROTOCOL_VERSION {
@@ -68,6 +77,7 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         now: crate::clock::now_ms() / 1000,
         env: spec.env.clone(),
         volumes: volumes(vm, spec, &mut drives, stop)?,
+        secrets: !secrets.is_empty(),
         interface: None,
         host_public_key,
         guest_secret_key: keys.guest_secret_hex().into(),
@@ -76,6 +86,10 @@ fn launch_spec(dirs: &Dirs, vm: &VmDirs, spec: &VmSpec, keys: &ChannelKeys, stop
         mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
     }
     mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
+    if !secrets.is_empty() {
+        mvm_image::write_secrets_drive(dirs, &vm.secrets_drive(), secrets, stop)?;
+        drives.push(drive(DriveRole::Secrets, vm.secrets_drive(), true));
+    }
     Ok(LaunchSpec {
         name: spec.name.clone(),
         vcpus: spec.vcpus,
