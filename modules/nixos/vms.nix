@@ -93,9 +93,11 @@ let
           description = "Named networks that the VM is in. Not supported yet: refused where it is set.";
         };
         secrets = mkOption {
-          type = types.attrsOf types.path;
+          # A path of Nix would be copied to the store, where everybody can read it.
+          type = types.attrsOf (types.strMatching "/[^\n:]*");
           default = { };
-          description = "Files that the VM is given as secrets, by name; read as credentials of its unit. Not supported yet: refused where it is set.";
+          example = lib.literalExpression ''{ db-password = "/run/keys/db-password"; }'';
+          description = "Files of the host that the VM is given as secrets, by name. They are credentials of its unit: only root need be able to read them.";
         };
       };
     };
@@ -171,7 +173,12 @@ let
     in
     pkgs.writeShellScript "mvm-${name}" ''
       set -eu
-      mvmctl ${lib.escapeShellArgs arguments}
+      mvmctl ${lib.escapeShellArgs arguments}${
+        lib.concatMapStrings (
+          secret:
+          " --secret ${lib.escapeShellArg secret}=\"$CREDENTIALS_DIRECTORY\"/${lib.escapeShellArg secret}"
+        ) (builtins.attrNames machine.secrets)
+      }
       systemd-notify --ready --status="the guest is ready"
       exec mvmctl wait --until stopped ${lib.escapeShellArg name}
     '';
@@ -209,6 +216,8 @@ let
         Restart = if machine.restart then "always" else "no";
         RestartSec = 1;
         KillMode = "mixed";
+
+        LoadCredential = lib.mapAttrsToList (secret: file: "${secret}:${file}") machine.secrets;
 
         User = "mvm";
         Group = "mvm";
@@ -305,8 +314,10 @@ in
             message = "services.mvm.vms.${name}.networks is not supported yet: mvmctl has no named networks";
           }
           {
-            assertion = machine.secrets == { };
-            message = "services.mvm.vms.${name}.secrets is not supported yet: mvmctl gives guests no secrets";
+            assertion = lib.all (secret: builtins.match "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}" secret != null) (
+              builtins.attrNames machine.secrets
+            );
+            message = "services.mvm.vms.${name}.secrets: a name has letters, digits, `_`, `.` and `-`, at most 64";
           }
         ]) cfg.vms
       );

@@ -56,6 +56,7 @@ let
       ports = [ "8080:80" ];
       env.COLOUR = "dark green";
       memory = "1G";
+      secrets.key = "/run/keys/web key";
     };
   };
   unit = web.systemd.services.mvm-web;
@@ -159,10 +160,11 @@ in
     "a VM with a name that is none" = refuses "use lower-case letters" (onHost {
       services.mvm.vms.Web_1.flake = "x";
     });
-    "secrets" = refuses "secrets is not supported yet" (onHost {
+    "secrets are credentials" = equals [ "key:/run/keys/web key" ] unit.serviceConfig.LoadCredential;
+    "a secret with an odd name" = refuses "secrets: a name has letters" (onHost {
       services.mvm.vms.web = {
         flake = "x";
-        secrets.key = "/etc/key";
+        secrets."a/b" = "/etc/key";
       };
     });
     "networks" = refuses "networks is not supported yet" (onHost {
