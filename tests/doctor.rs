@@ -132,3 +132,19 @@ fn docker_is_asked() {
     assert!(docker(&host)["why"].as_str().unwrap().contains("is not Docker"));
     assert!(server.join().unwrap()[0].starts_with("GET /version HTTP/1.1\r\n"));
 }
+
+#[test]
+fn what_cannot_run_here_is_refused_with_the_same_reason() {
+    let user = User::new();
+    let path = user.path_without(&["firecracker"]);
+    let doctor = run(user.command(&["doctor", "--json"]).env("PATH", &path).env_remove("MVM_FIRECRACKER"));
+    let why = backend(&report(&doctor), "firecracker")["why"].as_str().unwrap().to_owned();
+    let up = ["up", "-d", "vm", "--hypervisor", "firecracker"];
+    let out = run(user.command(&up).env("PATH", &path).env_remove("MVM_FIRECRACKER"));
+    let stderr = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains(&format!("firecracker cannot run here: {why}")) && stderr.contains("hint: "), "{stderr}");
+    let stderr = user.fails(2, &[&up[..], &["--cpus", "33"]].concat());
+    assert!(stderr.contains("at most 32 vCPUs") && stderr.contains("--hypervisor qemu"), "{stderr}");
+    user.assert_never_was();
+}

@@ -4,7 +4,9 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::Value;
+use support::events::Process;
 use support::{User, flake};
 
 fn record(user: &User) -> Value {
@@ -81,17 +83,14 @@ fn a_supervisor_that_is_killed_takes_the_runner_along() {
     let user = User::new();
     let at = format!("{}#box", flake::install(&user).display());
     user.ok(&["up", "-d", "vm", "--hypervisor", "microvm-nix", "--flake", &at]);
-    let supervisor = record(&user)["supervisorPid"].as_i64().unwrap();
-    let vmm = record(&user)["vmmPid"].as_i64().unwrap();
-    let pid = |n: i64| rustix::process::Pid::from_raw(n as i32).unwrap();
-    let ended = rustix::process::pidfd_open(pid(vmm), rustix::process::PidfdFlags::empty()).unwrap();
+    let process = |what: &str| Process::open(record(&user)[what].as_u64().unwrap() as u32).unwrap();
+    let (supervisor, hypervisor) = (process("supervisorPid"), process("vmmPid"));
     // As a hypervisor leaves its own.
     let socket = user.home().join(".local/share/mvm/vms/vm/runner/box.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    rustix::process::kill_process(pid(supervisor), rustix::process::Signal::KILL).unwrap();
-    let mut fds = [rustix::event::PollFd::new(&ended, rustix::event::PollFlags::IN)];
-    let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
-    assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1, "the hypervisor lives on");
+    supervisor.signal(Signal::KILL);
+    supervisor.gone();
+    hypervisor.gone();
     assert_eq!(record(&user)["state"], "failed");
     user.assert_nothing_left();
 }

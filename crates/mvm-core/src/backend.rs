@@ -9,6 +9,8 @@ use std::{fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hypervisor {
+    /// Firecracker, with KVM.
+    Firecracker,
     /// QEMU's microvm machine, with KVM or in software.
     Qemu,
     /// Whatever a NixOS configuration's own runner starts (microvm.nix's `declaredRunner`). Chosen by name only.
@@ -16,12 +18,13 @@ pub enum Hypervisor {
 }
 
 impl Hypervisor {
-    /// Every hypervisor that this build has.
-    pub const ALL: [Self; 2] = [Self::Qemu, Self::MicrovmNix];
+    /// Every hypervisor that this build has, the better ones first.
+    pub const ALL: [Self; 3] = [Self::Firecracker, Self::Qemu, Self::MicrovmNix];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Firecracker => "firecracker",
             Self::Qemu => "qemu",
             Self::MicrovmNix => "microvm-nix",
         }
@@ -30,6 +33,9 @@ impl Hypervisor {
     /// What it can honour on this machine's CPU architecture.
     pub const fn capabilities(self) -> Capabilities {
         match self {
+            Self::Firecracker => {
+                Capabilities { image: true, agent: true, pause: true, kernels: FIRECRACKER_KERNELS, max_vcpus: 32 }
+            }
             Self::Qemu => Capabilities { image: true, agent: true, pause: true, kernels: QEMU_KERNELS, max_vcpus: 64 },
             // Its kernel and vCPUs are the configuration's affair.
             Self::MicrovmNix => {
@@ -105,6 +111,9 @@ impl Hypervisor {
         if has { Ok(()) } else { Err(Unsupported { hypervisor: self, feature, what: what.into() }) }
     }
 }
+
+/// It loads ELF on x86; a bzImage is unpacked to one before.
+const FIRECRACKER_KERNELS: &[KernelFormat] = QEMU_KERNELS;
 
 /// QEMU enters an ELF kernel by PVH, which only x86 has; arm64's is the flat image.
 const QEMU_KERNELS: &[KernelFormat] =

@@ -92,6 +92,8 @@ pub type Part = Result<(), Lack>;
 pub struct HostFacts {
     /// KVM, by trying.
     pub kvm: Kvm,
+    /// Firecracker.
+    pub firecracker: Part,
     /// The system emulator.
     pub qemu: Part,
     /// A vsock device for QEMU: the kernel's, or the program.
@@ -137,6 +139,11 @@ impl HostFacts {
         let no = |lack: &Lack| Verdict { hypervisor, usable: false, accelerator: None, lack: Some(lack.clone()) };
         let yes = |accelerator, lack| Verdict { hypervisor, usable: true, accelerator, lack };
         match hypervisor {
+            Hypervisor::Firecracker => match (self.kvm.lack(), &self.firecracker) {
+                (Some(lack), _) => no(&lack),
+                (None, Err(lack)) => no(lack),
+                (None, Ok(())) => yes(Some("kvm"), None),
+            },
             Hypervisor::Qemu => match (&self.qemu, &self.vsock) {
                 (Err(lack), _) | (_, Err(lack)) => no(lack),
                 (Ok(()), Ok(())) => {
@@ -154,10 +161,15 @@ impl HostFacts {
 
     /// What runs a VM where the user names nothing.
     pub fn choose(&self) -> Choice {
+        if self.verdict(Hypervisor::Firecracker).usable {
+            return Choice { hypervisor: Some(Hypervisor::Firecracker), why: "KVM runs guests here".into() };
+        }
         let qemu = self.verdict(Hypervisor::Qemu);
         let lack = qemu.lack.map_or(String::new(), |lack| lack.why);
         match (qemu.usable, qemu.accelerator) {
-            (true, Some("kvm")) => Choice { hypervisor: Some(Hypervisor::Qemu), why: "KVM runs guests here".into() },
+            (true, Some("kvm")) => {
+                Choice { hypervisor: Some(Hypervisor::Qemu), why: "with KVM, for Firecracker is not here".into() }
+            }
             (true, _) => {
                 Choice { hypervisor: Some(Hypervisor::Qemu), why: format!("in software, which is slow: {lack}") }
             }
@@ -175,18 +187,21 @@ mod tests {
     }
 
     fn everything() -> HostFacts {
-        HostFacts { kvm: Kvm::Works, qemu: Ok(()), vsock: Ok(()), nix: Ok(()) }
+        HostFacts { kvm: Kvm::Works, firecracker: Ok(()), qemu: Ok(()), vsock: Ok(()), nix: Ok(()) }
     }
 
     #[test]
     fn what_a_machine_offers_decides() {
         let stalls = || HostFacts { kvm: Kvm::Stalls, ..everything() };
         for (facts, chosen, why) in [
-            (everything(), Some(Hypervisor::Qemu), "KVM runs"),
+            (everything(), Some(Hypervisor::Firecracker), "KVM runs"),
+            (HostFacts { qemu: missing("qemu"), ..everything() }, Some(Hypervisor::Firecracker), "KVM runs"),
+            (HostFacts { firecracker: missing("firecracker"), ..everything() }, Some(Hypervisor::Qemu), "with KVM"),
             (stalls(), Some(Hypervisor::Qemu), "this KVM emulates"),
-            (HostFacts { qemu: missing("qemu"), ..everything() }, None, "no qemu"),
-            (HostFacts { vsock: missing("vsock"), ..everything() }, None, "no vsock"),
-            (HostFacts { nix: missing("nix"), ..everything() }, Some(Hypervisor::Qemu), "KVM runs"),
+            (HostFacts { kvm: Kvm::NoDevice, ..everything() }, Some(Hypervisor::Qemu), "no /dev/kvm"),
+            (HostFacts { qemu: missing("qemu"), ..stalls() }, None, "no qemu"),
+            (HostFacts { vsock: missing("vsock"), ..stalls() }, None, "no vsock"),
+            (HostFacts { nix: missing("nix"), ..stalls() }, Some(Hypervisor::Qemu), "in software"),
         ] {
             let choice = facts.choose();
             assert_eq!(choice.hypervisor, chosen, "{facts:?}");
@@ -201,9 +216,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_its_advice() {
-        let facts = HostFacts { qemu: missing("qemu"), nix: missing("nix"), ..everything() };
+        let facts =
+            HostFacts { firecracker: missing("fc"), qemu: missing("qemu"), nix: missing("nix"), ..everything() };
         let hints: Vec<_> = facts.verdicts().into_iter().map(|v| v.lack.unwrap().hint.unwrap()).collect();
-        assert_eq!(hints, ["install qemu", "install nix"]);
+        assert_eq!(hints, ["install fc", "install qemu", "install nix"]);
     }
 
     #[test]

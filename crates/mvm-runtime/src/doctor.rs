@@ -76,6 +76,7 @@ pub async fn examine(dirs: &Dirs) -> Report {
         let why = format!("QEMU {version} is too old: {major}.{minor} is the first that has what mvm needs");
         qemu.lack = Some(Lack::new(why, QEMU.hint));
     }
+    facts.firecracker = part(&firecracker);
     facts.qemu = part(&qemu);
     if !facts::kernel_vsock() {
         facts.vsock = part(&vsock);

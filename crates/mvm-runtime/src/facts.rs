@@ -1,11 +1,17 @@
 //! What this machine has for running VMs: the facts from which `mvm-core` decides.
 
-use crate::program::{NIX, QEMU, VHOST_DEVICE_VSOCK};
+use crate::program::{FIRECRACKER, NIX, QEMU, VHOST_DEVICE_VSOCK};
 use mvm_core::{Dirs, HostFacts, Kvm, Part};
 
 /// The facts, as far as they can be told without starting programs. KVM is tried, once a boot of the host.
 pub(crate) async fn gather(dirs: &Dirs) -> HostFacts {
-    HostFacts { kvm: kvm(dirs).await, qemu: QEMU.present(), vsock: vsock(), nix: NIX.present() }
+    HostFacts {
+        kvm: kvm(dirs).await,
+        firecracker: FIRECRACKER.present(),
+        qemu: QEMU.present(),
+        vsock: vsock(),
+        nix: NIX.present(),
+    }
 }
 
 /// A vsock device for QEMU.

@@ -1,5 +1,6 @@
 //! What makes a spec a running VM: backends, the supervisor, the registry, and the host's side of guest operations.
 
+mod arrivals;
 mod backend;
 mod channel;
 mod child;
@@ -26,6 +27,7 @@ mod templates;
 mod tsc;
 mod unix;
 
+pub use backend::firecracker::api as firecracker_api;
 pub use backend::{AnyBackend, BackendError, RunnerError, check_runner};
 pub use channel::{GuestChannel, GuestStream, open_channel};
 pub use control::{ControlClient, ControlError};

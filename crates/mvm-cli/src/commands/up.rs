@@ -7,7 +7,7 @@ use crate::interrupt::Interrupts;
 use mvm_core::{
     ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, SecretSource, TemplateName, VmName, Volume,
 };
-use mvm_runtime::{LaunchEvent, RegistryError};
+use mvm_runtime::{AnyBackend, BackendError, LaunchEvent, RegistryError};
 use std::ffi::OsString;
 use std::pin::pin;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub(crate) struct UpArgs {
     /// Return when the VM is ready
     #[arg(short, long)]
     detach: bool,
-    /// Force a hypervisor: qemu, or microvm-nix for the runner of a NixOS configuration
+    /// Force a hypervisor: firecracker, qemu, or microvm-nix for the runner of a NixOS configuration
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<Hypervisor>,
     /// Remove the VM when it stops, with everything but the volumes of one that has a name
@@ -104,6 +104,12 @@ impl UpArgs {
             if given {
                 hypervisor.require(feature, option)?;
             }
+        }
+        if let Some(asked) = self.cpus
+            && let max = hypervisor.capabilities().max_vcpus
+            && asked > max
+        {
+            return Err(BackendError::Vcpus { hypervisor, max, asked }.into());
         }
         if !hypervisor.capabilities().image && self.flake.is_none() {
             let message = format!("--hypervisor {hypervisor} runs a NixOS configuration of a flake, and none is given");
@@ -158,6 +164,9 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         }
         // Said before a build that may take long.
         wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
+        if wishes.hypervisor.is_none_or(|hypervisor| hypervisor.capabilities().image) {
+            AnyBackend::choose(wishes.hypervisor, ctx.dirs()).await?;
+        }
         let sourced = match (&args.flake, &args.image, &template) {
             (Some(flake), _, _) => {
                 let wanted = Wanted::typed(flake, args.profile.as_deref(), args.refresh)?;

@@ -9,12 +9,14 @@
 //! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
 //! | the console | a stream of bytes, whatever it comes from |
 
+mod command_line;
+pub mod firecracker;
 mod microvm_nix;
 mod qemu;
 
 pub(crate) use microvm_nix::Runner;
 pub use microvm_nix::{RunnerError, check_runner};
-use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, LaunchSpec};
+use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, Lack, LaunchSpec, Verdict};
 
 use rustix::process::Signal;
 use std::io;
@@ -28,6 +30,8 @@ use crate::program::{NotThere, Program};
 /// A backend, chosen.
 #[derive(Debug)]
 pub enum AnyBackend {
+    /// Firecracker.
+    Firecracker(firecracker::Firecracker),
     /// QEMU's microvm machine.
     Qemu(qemu::Qemu),
 }
@@ -54,6 +58,14 @@ pub enum BackendError {
         path: PathBuf,
         /// The program that it stands for.
         program: &'static str,
+    },
+    /// This machine does not let it.
+    #[error("{hypervisor} cannot run here: {}", .lack.why)]
+    Unusable {
+        /// Which backend.
+        hypervisor: Hypervisor,
+        /// Why.
+        lack: Lack,
     },
     /// It runs something else than images.
     #[error("{0} runs no images of mvm")]
@@ -113,7 +125,9 @@ impl BackendError {
 impl Diagnostic for BackendError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Program { .. } | Self::Chosen { .. } | Self::Start { .. } => ErrorKind::BackendUnavailable,
+            Self::Program { .. } | Self::Chosen { .. } | Self::Unusable { .. } | Self::Start { .. } => {
+                ErrorKind::BackendUnavailable
+            }
             Self::Kernel { .. } => ErrorKind::ImageInvalid,
             Self::Vcpus { .. } | Self::NoImage(_) => ErrorKind::Usage,
             Self::Control { .. } => ErrorKind::Unexpected,
@@ -122,6 +136,14 @@ impl Diagnostic for BackendError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Program { hint, .. } => Some((*hint).into()),
+            Self::Unusable { lack, .. } => Some(
+                lack.hint.clone().unwrap_or_else(|| "`mvmctl doctor` tells what this machine can run VMs with".into()),
+            ),
+            Self::Vcpus { max, .. } => {
+                let more = Hypervisor::ALL.into_iter().filter(|h| h.capabilities().image);
+                let more = more.map(|h| (h, h.capabilities().max_vcpus)).find(|(_, most)| most > max);
+                more.map(|(hypervisor, most)| format!("`--hypervisor {hypervisor}` gives a VM up to {most}"))
+            }
             Self::Chosen { variable, program, .. } => {
                 Some(format!("point {variable} at {program}, or unset it to use the one on PATH"))
             }
@@ -136,6 +158,10 @@ impl AnyBackend {
     pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
         let facts = crate::facts::gather(dirs).await;
         match forced.or(facts.choose().hypervisor) {
+            Some(hypervisor @ Hypervisor::Firecracker) => match facts.verdict(hypervisor) {
+                Verdict { usable: false, lack: Some(lack), .. } => Err(BackendError::Unusable { hypervisor, lack }),
+                _ => firecracker::Firecracker::find().map(Self::Firecracker),
+            },
             // The last resort tells what it lacks.
             Some(Hypervisor::Qemu) | None => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
             Some(other @ Hypervisor::MicrovmNix) => Err(BackendError::NoImage(other)),
@@ -145,6 +171,7 @@ impl AnyBackend {
     /// Which one it is.
     pub fn hypervisor(&self) -> Hypervisor {
         match self {
+            Self::Firecracker(_) => Hypervisor::Firecracker,
             Self::Qemu(_) => Hypervisor::Qemu,
         }
     }
@@ -152,6 +179,7 @@ impl AnyBackend {
     /// How its vCPUs run: `kvm` or `tcg`.
     pub fn accelerator(&self) -> &'static str {
         match self {
+            Self::Firecracker(_) => "kvm",
             Self::Qemu(q) => q.accelerator(),
         }
     }
@@ -159,6 +187,7 @@ impl AnyBackend {
     /// The kernel command line with which it boots a guest; none where a guest runs on the host's kernel.
     pub fn command_line(&self, spec: &LaunchSpec) -> Option<String> {
         match self {
+            Self::Firecracker(f) => Some(f.command_line(spec)),
             Self::Qemu(q) => Some(q.command_line(spec)),
         }
     }
@@ -174,6 +203,7 @@ impl AnyBackend {
             return Err(BackendError::Vcpus { hypervisor, max: max_vcpus, asked: spec.vcpus });
         }
         match self {
+            Self::Firecracker(f) => f.start(spec, log).await,
             Self::Qemu(q) => q.start(spec, log).await,
         }
     }
@@ -203,6 +233,7 @@ pub struct Machine {
 /// The machine of one backend or another.
 #[derive(Debug)]
 enum Vmm {
+    Firecracker(firecracker::Vmm),
     Qemu(qemu::Vmm),
     MicrovmNix(microvm_nix::Vmm),
 }
@@ -220,6 +251,7 @@ impl Machine {
     /// The VMM's process.
     pub fn pid(&self) -> Option<u32> {
         match &self.vmm {
+            Vmm::Firecracker(vmm) => vmm.pid(),
             Vmm::Qemu(vmm) => vmm.pid(),
             Vmm::MicrovmNix(vmm) => vmm.pid(),
         }
@@ -228,6 +260,7 @@ impl Machine {
     /// Waits for the VMM's end. Cancel-safe.
     pub async fn ended(&mut self) -> MachineEnd {
         match &mut self.vmm {
+            Vmm::Firecracker(vmm) => vmm.ended().await,
             Vmm::Qemu(vmm) => vmm.ended().await,
             Vmm::MicrovmNix(vmm) => vmm.ended().await,
         }
@@ -236,6 +269,7 @@ impl Machine {
     /// Stops the vCPUs.
     pub async fn pause(&self) -> Result<(), BackendError> {
         match &self.vmm {
+            Vmm::Firecracker(vmm) => vmm.pause().await,
             Vmm::Qemu(vmm) => vmm.pause().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::STOP),
         }
@@ -244,6 +278,7 @@ impl Machine {
     /// Lets the vCPUs go on.
     pub async fn resume(&self) -> Result<(), BackendError> {
         match &self.vmm {
+            Vmm::Firecracker(vmm) => vmm.resume().await,
             Vmm::Qemu(vmm) => vmm.resume().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::CONT),
         }
@@ -252,8 +287,8 @@ impl Machine {
     /// Asks a guest without agent to power off. `false` where there is no way to ask.
     pub fn ask_to_power_off(&mut self) -> Result<bool, BackendError> {
         match &mut self.vmm {
-            // Its guests are asked through their agent.
-            Vmm::Qemu(_) => Ok(false),
+            // Their guests are asked through their agent.
+            Vmm::Firecracker(_) | Vmm::Qemu(_) => Ok(false),
             Vmm::MicrovmNix(vmm) => vmm.ask_to_power_off(),
         }
     }
@@ -261,6 +296,7 @@ impl Machine {
     /// Kills the VMM and its helpers and waits until they are gone.
     pub async fn kill(&mut self) {
         match &mut self.vmm {
+            Vmm::Firecracker(vmm) => vmm.kill().await,
             Vmm::Qemu(vmm) => vmm.kill().await,
             Vmm::MicrovmNix(vmm) => vmm.kill().await,
         }

@@ -1,26 +1,11 @@
-//! Kernel command lines, chosen by measured facts, in one place. `mvmctl inspect` shows the result.
+//! What a guest's kernel has to know of QEMU.
 
+use super::super::command_line::kernel_command_line;
 use super::Accelerator;
 use mvm_core::LaunchSpec;
 
-/// For every guest.
-const COMMON: &[&str] = &[
-    // The microvm machine has no power switch: a guest ends by a reset, which QEMU (-no-reboot) takes as the end.
-    "reboot=t",
-    "panic=-1",
-    // The log carries warnings and panics; every line of the serial port costs a guest exit a byte.
-    "console=ttyS0",
-    "quiet",
-    "loglevel=4",
-    "8250.nr_uarts=1",
-    // Self-tests of crypto and probes of PC keyboards cost boot time and find nothing in a VM.
-    "cryptomgr.notests",
-    "i8042.noaux",
-    "i8042.nomux",
-    "i8042.dumbkbd",
-    "random.trust_cpu=on",
-    "rcupdate.rcu_expedited=1",
-];
+/// The microvm machine has no power switch: a guest ends by a reset, which QEMU (-no-reboot) takes as the end.
+const POWER_OFF: &str = "reboot=t";
 
 /// For guests whose vCPUs are emulated. No host data shares a physical core's caches with guest code that
 /// speculates here, for TCG does not speculate: so mitigations only cost time. Never set with KVM.
@@ -49,9 +34,9 @@ pub(super) fn without_acpi(spec: &LaunchSpec) -> bool {
         && spec.cmdline.split_whitespace().any(|word| word == NO_ACPI)
 }
 
-/// The whole command line: ours, then the image's own words, which so have the last say.
-pub(super) fn kernel_command_line(accelerator: Accelerator, spec: &LaunchSpec) -> String {
-    let mut words = COMMON.to_vec();
+/// The whole command line.
+pub(super) fn command_line(accelerator: Accelerator, spec: &LaunchSpec) -> String {
+    let mut words = vec![POWER_OFF];
     let tsc;
     if let Accelerator::Tcg { tsc_khz } = accelerator {
         words.extend_from_slice(EMULATED);
@@ -67,14 +52,10 @@ pub(super) fn kernel_command_line(accelerator: Accelerator, spec: &LaunchSpec) -
             words.push("noapictimer");
         }
     }
-    if spec.initrd.is_none() {
-        // The root is the first drive that the machine is given; the guest checks its label before it trusts it.
-        words.extend_from_slice(&["root=/dev/vda", "ro", "init=/sbin/mvm-guest"]);
-    }
     // Where it has more drives than fit without ACPI, the image's kernel cannot have its way.
     let with_acpi = !without_acpi(spec);
-    words.extend(spec.cmdline.split_whitespace().filter(|word| !(with_acpi && *word == NO_ACPI)));
-    words.join(" ")
+    let images = spec.cmdline.split_whitespace().filter(|word| !(with_acpi && *word == NO_ACPI));
+    kernel_command_line(spec, &words, images)
 }
 
 #[cfg(test)]
@@ -99,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_vm_of_many_drives_has_acpi() {
-        let line = |drives| kernel_command_line(Accelerator::Tcg { tsc_khz: None }, &spec(drives));
+        let line = |drives| command_line(Accelerator::Tcg { tsc_khz: None }, &spec(drives));
         assert!(
             without_acpi(&spec(6))
                 && line(6).ends_with(" noapictimer root=/dev/vda ro init=/sbin/mvm-guest acpi=off a=b")

@@ -49,7 +49,7 @@ impl Qemu {
     }
 
     pub(super) fn command_line(&self, spec: &LaunchSpec) -> String {
-        command_line::kernel_command_line(self.accelerator, spec)
+        command_line::command_line(self.accelerator, spec)
     }
 
     pub(super) async fn start(&self, spec: &LaunchSpec, log: &std::fs::File) -> Result<Launched, BackendError> {

@@ -1,11 +1,10 @@
 //! The vsock device: the kernel's where `/dev/vhost-vsock` can be opened, else `vhost-device-vsock` as a child.
 
 use super::super::{Announce, BackendError};
+use crate::arrivals::Arrivals;
 use crate::channel::GuestChannel;
 use crate::child;
 use crate::program::VHOST_DEVICE_VSOCK;
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
 use mvm_core::{Hypervisor, LaunchSpec};
 use mvm_protocol::{ANNOUNCE_PORT, OWN_DEVICE_CID, announce_port};
 use std::io;
@@ -98,9 +97,7 @@ async fn spawn(program: &Path, dir: &Path, log: &std::fs::File) -> io::Result<(C
     for stale in [VHOST_SOCKET, HYBRID_SOCKET] {
         crate::files::remove_file(&dir.join(stale))?;
     }
-    let inotify = Inotify::init()?;
-    inotify.watches().add(dir, WatchMask::CREATE)?;
-    let mut appearing = inotify.into_event_stream([0; 1024])?;
+    let mut arrivals = Arrivals::watch(dir)?;
     let mut command = Command::new(program);
     command
         .args(["--guest-cid", &OWN_DEVICE_CID.to_string(), "--socket", VHOST_SOCKET, "--uds-path", HYBRID_SOCKET])
@@ -111,34 +108,17 @@ async fn spawn(program: &Path, dir: &Path, log: &std::fs::File) -> io::Result<(C
         .stderr(log.try_clone()?);
     child::die_with_parent(&mut command);
     let mut child = command.spawn()?;
-    let socket = dir.join(VHOST_SOCKET);
-    let hybrid = dir.join(HYBRID_SOCKET);
     let connected = async {
-        let mut connection = None;
-        loop {
-            if connection.is_none() {
-                match crate::unix::connect(&socket) {
-                    Ok(stream) => connection = Some(stream.into_std()?),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    // Between its bind(2) and its listen(2), two system calls in a row, there is no event to wait for.
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                        tokio::task::yield_now().await;
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-            // The hybrid socket is the last that it makes.
-            if hybrid.exists()
-                && let Some(stream) = connection.take()
-            {
-                stream.set_nonblocking(false)?;
-                return Ok(OwnedFd::from(stream));
-            }
-            tokio::select! {
-                event = appearing.next() => { event.transpose()?; }
-                status = child.wait() => return Err(io::Error::other(format!("ended at once: {}", status?))),
-            }
+        let stream = arrivals.connect(VHOST_SOCKET).await?.into_std()?;
+        // The hybrid socket is the last that it makes.
+        arrivals.present(HYBRID_SOCKET).await?;
+        stream.set_nonblocking(false)?;
+        Ok(OwnedFd::from(stream))
+    };
+    let connected = async {
+        tokio::select! {
+            connected = connected => connected,
+            status = child.wait() => Err(io::Error::other(format!("ended at once: {}", status?))),
         }
     };
     let fd = tokio::time::timeout(START_DEADLINE, connected)
@@ -147,6 +127,6 @@ async fn spawn(program: &Path, dir: &Path, log: &std::fs::File) -> io::Result<(C
     // It makes its sockets with the umask; only their owner may connect. The other one it removes by itself, now that
     // its only connection is made.
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&hybrid, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(dir.join(HYBRID_SOCKET), std::fs::Permissions::from_mode(0o600))?;
     Ok((child, fd))
 }
