@@ -58,6 +58,7 @@ fn a_runner_from_up_to_down() {
     user.assert_nothing_left();
     let volume = user.home().join(".local/share/mvm/vms/vm/runner/volume");
     assert_eq!(std::fs::read_to_string(volume).unwrap(), "made by box\n");
+    assert!(user.fails(2, &["start", "-d", "vm", "--boot-timeout", "9"]).contains("--boot-timeout"));
     user.ok(&["start", "-d", "vm"]);
     assert_eq!(record(&user)["state"], "running");
     user.ok(&["down", "vm", "--force"]);
@@ -110,6 +111,7 @@ fn what_cannot_be_run() {
         (2, up(&["--flake", &at("box"), "--memory", "1G"]), "--memory"),
         (2, up(&["--flake", &at("box"), "-e", "A=b"]), "--env"),
         (2, up(&["--flake", &at("box"), "-p", "0:80"]), "--port"),
+        (2, up(&["--flake", &at("box"), "--boot-timeout", "9"]), "--boot-timeout"),
         (2, up(&["--flake", flake.to_str().unwrap()]), "names no NixOS configuration"),
         (3, up(&["--flake", &at("no-such")]), "box, brief, no-runner, plain"),
         (3, up(&["--flake", &at("plain")]), "imports the module of microvm.nix"),

@@ -55,7 +55,7 @@ async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool, volumes
     match stop(ctx, name, grace_ms).await? {
         Stopped::Before => ctx.ui.status(&format!("{name} does not run")),
         Stopped::Killed if grace_ms > 0 => {
-            ctx.ui.warning(&format!("{name} did not power off in time and was killed"));
+            ctx.ui.warning(&format!("{name} did not power off in order and was killed"));
         }
         Stopped::Now | Stopped::Killed => ctx.ui.status(&format!("{name} is stopped")),
     }

@@ -68,10 +68,13 @@ pub(crate) struct UpArgs {
     /// Remove the VM when it stops, with everything but the volumes of one that has a name
     #[arg(long)]
     rm: bool,
-    /// Seconds that the guest may take to become ready
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
-    boot_timeout: u64,
+    /// Seconds that the guest may take to become ready [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    boot_timeout: Option<u64>,
 }
+
+/// Seconds that a guest may take where nobody says otherwise.
+const BOOT_TIMEOUT: u64 = 120;
 
 impl UpArgs {
     /// The first option that only a new VM can honour.
@@ -100,16 +103,11 @@ impl UpArgs {
             (!self.ports.is_empty(), Feature::Agent, "--port"),
             (!self.volumes.is_empty(), Feature::Agent, "--volume"),
             (!self.secrets.is_empty(), Feature::Agent, "--secret"),
+            (self.boot_timeout.is_some(), Feature::Agent, "--boot-timeout"),
         ] {
             if given {
                 hypervisor.require(feature, option)?;
             }
-        }
-        if let Some(asked) = self.cpus
-            && let max = hypervisor.capabilities().max_vcpus
-            && asked > max
-        {
-            return Err(BackendError::Vcpus { hypervisor, max, asked }.into());
         }
         if !hypervisor.capabilities().image && self.flake.is_none() {
             let message = format!("--hypervisor {hypervisor} runs a NixOS configuration of a flake, and none is given");
@@ -117,6 +115,20 @@ impl UpArgs {
         }
         Ok(())
     }
+}
+
+/// Refuses what nothing here can run, with the vCPUs that are asked for.
+async fn check_backend(wishes: &Wishes, ctx: &Context) -> Result<(), Fault> {
+    let check_vcpus = |hypervisor: Hypervisor| match (wishes.cpus, hypervisor.capabilities().max_vcpus) {
+        (Some(asked), max) if asked > max => Err(BackendError::Vcpus { hypervisor, max, asked }),
+        _ => Ok(()),
+    };
+    wishes.hypervisor.map_or(Ok(()), check_vcpus)?;
+    // What a runner starts is the configuration's affair.
+    if wishes.hypervisor.is_none_or(|hypervisor| hypervisor.capabilities().image) {
+        check_vcpus(AnyBackend::choose(wishes.hypervisor, ctx.dirs()).await?.hypervisor())?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
@@ -144,6 +156,11 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             return Err(Fault::new(ErrorKind::Usage, message).with_hint(hint));
         }
         secrets.check(&ctx.registry.get(&name)?.spec.secrets)?;
+        if args.boot_timeout.is_some()
+            && let Some(hypervisor) = ctx.registry.get(&name)?.spec.hypervisor
+        {
+            hypervisor.require(Feature::Agent, "--boot-timeout")?;
+        }
     } else {
         args.check_hypervisor()?;
         Volume::check_all(&args.volumes)?;
@@ -164,9 +181,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         }
         // Said before a build that may take long.
         wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
-        if wishes.hypervisor.is_none_or(|hypervisor| hypervisor.capabilities().image) {
-            AnyBackend::choose(wishes.hypervisor, ctx.dirs()).await?;
-        }
+        check_backend(&wishes, ctx).await?;
         let sourced = match (&args.flake, &args.image, &template) {
             (Some(flake), _, _) => {
                 let wanted = Wanted::typed(flake, args.profile.as_deref(), args.refresh)?;
@@ -182,7 +197,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         };
         boot::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
     }
-    let deadline = Duration::from_secs(args.boot_timeout);
+    let deadline = Duration::from_secs(args.boot_timeout.unwrap_or(BOOT_TIMEOUT));
     let ready = boot::start(ctx, &name, &secrets, deadline, !exists, &mut interrupts).await?;
     let took = ready.record.boot_ms.map_or(String::new(), |ms| format!(" after {ms} ms"));
     ctx.ui.status(&format!("{name} is {}{took}", ready.record.state));

@@ -8,7 +8,7 @@ mod stand_in;
 
 use super::Firecracker;
 use super::api::*;
-use super::vmm::configure;
+use super::vmm::{LOG_LIMIT, configure, keep_log};
 use description::Description;
 use mvm_core::{DriveRole, KernelFormat, LaunchSpec, MemorySize, VmName};
 use stand_in::StandIn;
@@ -175,4 +175,18 @@ async fn a_program_that_ends_at_once_is_an_error() {
 async fn a_program_that_never_listens_is_killed() {
     let error = start_script("exec sleep 100000").await;
     assert!(error.contains("it does not answer"), "{error}");
+}
+
+#[tokio::test]
+async fn a_guest_that_makes_it_warn_for_ever_fills_no_disk() {
+    use tokio::io::AsyncWriteExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut sender, receiver) = tokio::net::unix::pipe::pipe().unwrap();
+    let flood = async move {
+        for _ in 0..=LOG_LIMIT / 4096 {
+            sender.write_all(&[b'x'; 4096]).await.unwrap();
+        }
+    };
+    tokio::join!(flood, keep_log(receiver, tokio::fs::File::from_std(log(dir.path()))));
+    assert_eq!(dir.path().join("hypervisor.log").metadata().unwrap().len(), LOG_LIMIT);
 }

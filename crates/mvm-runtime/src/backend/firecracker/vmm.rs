@@ -28,7 +28,7 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the last lines of its log may take.
 const LOG_DEADLINE: Duration = Duration::from_secs(2);
 /// Most bytes of its log that are kept: a guest can make it warn.
-const LOG_LIMIT: u64 = 8 << 20;
+pub(super) const LOG_LIMIT: u64 = 8 << 20;
 /// The descriptor that it inherits for its log.
 const LOG_FD: i32 = 3;
 /// The API's socket, in the VM's runtime folder.
@@ -126,7 +126,8 @@ pub(super) fn spawn(
     Ok((child, UnixStream::from_std(console)?, tokio::task::spawn_local(keep_log(receiver, log))))
 }
 
-async fn keep_log(mut receiver: pipe::Receiver, mut log: tokio::fs::File) {
+/// Keeps the beginning of what a process logs; what is more is read and forgotten, so that nobody waits for a reader.
+pub(super) async fn keep_log(mut receiver: pipe::Receiver, mut log: tokio::fs::File) {
     // A full disk costs lines, never the VM: what cannot be kept is read all the same.
     let _ = tokio::io::copy(&mut (&mut receiver).take(LOG_LIMIT), &mut log).await;
     let _ = log.flush().await;
