@@ -76,6 +76,9 @@ fn where_nothing_can_run_it_fails_and_says_what_to_do() {
     let json = report(&out);
     assert_eq!(json["chosen"]["hypervisor"], Value::Null);
     assert!(backend(&json, "qemu")["hint"].as_str().unwrap().contains("apt-get install"));
+    // One that is there and does not work is as good as none.
+    let out = run(doctor().env("MVM_NIX", script(&user, "broken-nix", "exit 1")));
+    assert_eq!(out.status.code(), Some(5), "{}", text(&out.stdout));
     // Something is enough, whatever it is.
     let nix = script(&user, "nix", "echo 'nix (Nix) 2.18.1'");
     let out = run(doctor().env("MVM_NIX", nix));
@@ -118,18 +121,21 @@ fn docker_is_asked() {
     assert!(docker("tcp://1.2.3.4:2375")["why"].as_str().unwrap().contains("not on this machine"));
 
     let listener = UnixListener::bind(&socket).unwrap();
-    let answers = ["{\"Version\":\"20.10.24\",\"ApiVersion\":\"1.41\"}", "{\"Nothing\":true}"];
+    let version = "{\"Version\":\"20.10.24\",\"ApiVersion\":\"1.41\"}";
+    let answers = [("200 OK", version), ("200 OK", "{\"Nothing\":true}"), ("404 Not Found", version)];
     let server = std::thread::spawn(move || {
-        answers.map(|body| {
+        answers.map(|(status, body)| {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 1024];
             let n = stream.read(&mut request).unwrap();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
             text(&request[..n])
         })
     });
     assert_eq!(docker(&host)["version"], "20.10.24");
-    assert!(docker(&host)["why"].as_str().unwrap().contains("is not Docker"));
+    for _ in ["other JSON", "an error"] {
+        assert!(docker(&host)["why"].as_str().unwrap().contains("is not Docker"));
+    }
     assert!(server.join().unwrap()[0].starts_with("GET /version HTTP/1.1\r\n"));
 }
 

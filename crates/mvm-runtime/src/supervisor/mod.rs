@@ -23,7 +23,8 @@ use crate::{clock, files};
 use console_log::ConsoleLog;
 use forwards::Forwards;
 use launch::Parent;
-use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, Secrets, VmDirs, VmName};
+use mvm_core::VmName;
+use mvm_core::{Dirs, ErrorKind, ExitReason, Fault, Feature, Hypervisor, PortForward, Secrets, Unsupported, VmDirs};
 use mvm_core::{VmRecord, VmSpec, VmState};
 use mvm_protocol::{ChannelKeys, GuestStatus, HostKeys, Request, ServiceState};
 use serve::{Command, Reply};
@@ -321,15 +322,21 @@ impl Supervisor {
         let _ = reply.send(answer);
     }
 
+    /// Refuses, by name, what the hypervisor cannot do.
+    fn require(&self, feature: Feature, what: &str) -> Result<(), Unsupported> {
+        self.changes.borrow().hypervisor.map_or(Ok(()), |hypervisor| hypervisor.require(feature, what))
+    }
+
     fn forward(&mut self, forward: PortForward) -> Result<(), Fault> {
-        if let Some(hypervisor) = self.changes.borrow().hypervisor {
-            hypervisor.require(Feature::Agent, "forward")?;
-        }
+        self.require(Feature::Agent, "forward")?;
         self.forwards.add(forward)?;
         Ok(())
     }
 
     async fn demand(&mut self, demand: Demand) -> Result<(), Fault> {
+        if demand == Demand::Pause {
+            self.require(Feature::Pause, "pause")?;
+        }
         let before = self.lifecycle;
         if !self.lifecycle.demand(demand).map_err(|e| Fault::new(ErrorKind::Busy, e.to_string()))? {
             return Ok(());

@@ -168,6 +168,17 @@ async fn devices_log_and_counters() {
             api.call(&Logger { log_path: log_path.clone(), level: LogLevel::Info }).await.unwrap();
             api.call(&Metrics { metrics_path: metrics_path.clone() }).await.unwrap();
             api.call(&Balloon { amount_mib: 0, deflate_on_oom: true, free_page_reporting: true }).await.unwrap();
+            // A TAP of this name is made, where the user may, and goes with the process.
+            let host_dev_name = format!("mvm-{}", std::process::id());
+            let guest_mac = Some("06:00:00:00:00:01".into());
+            let card = NetworkInterface { iface_id: "eth0".into(), host_dev_name: host_dev_name.clone(), guest_mac };
+            match api.call(&card).await {
+                Ok(()) => assert!(Path::new("/sys/class/net").join(&host_dev_name).exists()),
+                Err(error) => {
+                    assert!(error.to_string().contains("tap"), "{error}");
+                    println!("not run with a network card: {error}");
+                }
+            }
             super::configure(&api, &spec, spec.kernel.clone(), "quiet".into()).await.unwrap();
             says(&mut console, ".", 1).await;
             api.call(&Action::FlushMetrics).await.unwrap();
