@@ -24,8 +24,8 @@
     events { }
     http {
       include ${pkgs.nginx}/conf/mime.types;
-      # Only root could open the console anew, and a file would grow for as long as the VM lives.
-      access_log off;
+      # To the console, which `mvmctl logs` shows: a file would grow for as long as the VM lives.
+      access_log /dev/stdout;
       client_body_temp_path /var/lib/nginx/body;
       proxy_temp_path /var/lib/nginx/proxy;
       fastcgi_temp_path /var/lib/nginx/fastcgi;

@@ -2,6 +2,7 @@
 
 use super::readiness::Awaited;
 use crate::agent::command::{Wanted, command, spawn_error};
+use crate::agent::users::User;
 use crate::context::Guest;
 use crate::process::Child;
 use mvm_core::{Restart, Service};
@@ -10,6 +11,8 @@ use rustix::process::{Signal, kill_process_group};
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::fchown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -189,13 +192,28 @@ pub(super) fn wanted<'s>(service: &'s Service, argv: &'s [String]) -> Wanted<'s>
 fn spawn(guest: &Guest, service: &Service, argv: &[String], variable: Option<(&str, &Path)>) -> io::Result<Running> {
     let mut command = command(guest, &wanted(service, argv)).map_err(|error| io::Error::other(error.message))?;
     command.envs(variable);
-    let log = log(service.log_file.as_deref().map(Path::new))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    let output = output(service)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
     let child = guest.reaper.spawn(command).map_err(|error| {
         let program = argv.first().map_or("", String::as_str);
         io::Error::other(spawn_error(program, &error).message)
     })?;
     Ok(Running(child))
+}
+
+/// Where a service writes. Many programs open `/dev/stdout` anew, which only the owner of what is behind it may, and the
+/// console and log files are root's: other users get a pipe of their own.
+fn output(service: &Service) -> io::Result<OwnedFd> {
+    let mut log = log(service.log_file.as_deref().map(Path::new))?;
+    let user = User::find(service.user.as_deref()).map_err(|error| io::Error::other(error.message))?;
+    if user.uid == rustix::process::geteuid().as_raw() {
+        return Ok(log.into());
+    }
+    let (mut ours, theirs) = io::pipe()?;
+    fchown(&theirs, Some(user.uid), Some(user.gid))?;
+    // Apart from the agent, for a console may be slow. It ends with the last who could write.
+    tokio::task::spawn_blocking(move || io::copy(&mut ours, &mut log));
+    Ok(theirs.into())
 }
 
 fn log(path: Option<&Path>) -> io::Result<File> {
