@@ -27,6 +27,8 @@
   files ? [ ],
   # Bytes of the root, or null for as many as are needed.
   size ? null,
+  # Whether nobody writes to the root.
+  readOnly ? false,
   # `volumes` of image.json
   volumes ? [ ],
   # `secrets` of image.json
@@ -72,7 +74,8 @@ let
       fs = "ext4";
       # 0 is replaced by the size that the root has got.
       sizeBytes = if size == null then 0 else size;
-    };
+    }
+    // (if readOnly then { inherit readOnly; } else { });
     inherit (kernel) cmdline;
     agent = {
       inherit (agent) protocol version;

@@ -88,7 +88,7 @@ fn outputs_are_found_by_every_name() {
         let both = format!("{flake}#good");
         for command in [&["build"][..], &["up", "-d", "--flake"]] {
             let stderr = user.fails(2, &[command, &[&both, "--profile", "good"]].concat());
-            assert!(stderr.contains("both name an output") && stderr.contains("hint: "), "{stderr}");
+            assert!(stderr.contains("is one already") && stderr.contains("hint: "), "{stderr}");
             let stderr = user.fails(3, &[command, &[flake, "--profile", "nobody"]].concat());
             for words in ["nobody", "good, plain", "NixOS configurations: machine, plain"] {
                 assert!(stderr.contains(words), "no {words:?}: {stderr}");

@@ -43,7 +43,12 @@ fn a_guest_is_what_its_options_say() {
     for user in [User::with_stock_kernel(), User::new()] {
         let Some(folder) = install(&user) else { return };
         let flake = format!("{}#web", folder.display());
-        user.ok(&["up", "-d", "web", "--flake", &flake]);
+        let key = user.home().join("key");
+        std::fs::write(&key, "of the web").unwrap();
+        let key = format!("key={}", key.display());
+        // With more drives than a machine without ACPI has room for.
+        let more = ["-v", "a:/a:16M", "-v", "b:/b:16M", "-v", "c:/c:16M"];
+        user.ok(&[&["up", "-d", "web", "--flake", &flake, "--secret", &key][..], &more].concat());
         // Its health check passes: the server runs as its user, from a store path that only its command names.
         user.ok(&["wait", "web"]);
         let vm: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "web", "--json"])).unwrap();
@@ -58,12 +63,20 @@ fn a_guest_is_what_its_options_say() {
             run("stat -c '%n %a %U %G' /etc/secretive '/etc/page copy'").lines().collect::<Vec<_>>(),
             ["/etc/secretive 640 root readers", "/etc/page copy 600 web web"]
         );
+        assert_eq!(
+            run("hostname; stat -c '%U %G %a' /srv/pages; ls -d /a /b /c"),
+            "site\nweb readers 750\n/a\n/b\n/c\n"
+        );
+        assert_eq!(
+            run("grep -c ' ext4 rw' /proc/mounts; stat -L -c '%U %a' /etc/web/key; cat /etc/web/key"),
+            "4\nweb 400\nof the web"
+        );
         assert_eq!(run("cat /etc/motd /etc/page/index.html"), "welcome\nhello from a guest module\n");
         assert_eq!(run("hello you; echo $MVM_FIXTURE"), "hello, you\nmodules\n");
         assert_eq!(run("grep -c ^10.9.8.7 /etc/hosts; id -Gn web"), "1\nweb readers\n");
         // Odd names survive, and whether equal files are one is not left to the host's store.
         assert_eq!(run("cat $ODD/link $ODD/*; stat -c '%h %U' $ODD/one"), "one\none\none\none\none\n1 root\n");
-        user.ok(&["down", "web", "--rm"]);
+        user.ok(&["down", "web", "--rm", "--volumes"]);
         user.assert_never_was();
     }
 }
@@ -77,7 +90,10 @@ fn a_sealed_guest_lets_nobody_in() {
         let stderr = user.fails(8, args);
         assert!(stderr.contains("policy"), "{args:?}: {stderr}");
     }
-    user.ok(&["down", "closed", "--rm"]);
+    user.ok(&["down", "closed"]);
+    assert!(user.ok(&["logs", "closed"]).contains("powered off cleanly"));
+    assert!(!user.home().join(".local/share/mvm/vms/closed/rw.ext4").exists());
+    user.ok(&["rm", "closed"]);
     user.assert_never_was();
 }
 

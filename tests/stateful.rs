@@ -103,6 +103,8 @@ fn volumes_outlive_their_vm() {
         run("dd if=/dev/zero of=/small/fill bs=1M 2>&1 | grep -c 'No space left'; echo kept >/small/inner/file"),
         "1\n"
     );
+    // A service opens its own output anew, though it may not open the console.
+    assert_eq!(user.ok(&["logs", "db"]).matches("user was here").count(), 1);
     // Whose it is, in memory, and nowhere on the host.
     assert_eq!(
         run("stat -c '%U %G %a' /run/secrets/token; readlink /etc/app/token"),
@@ -145,6 +147,29 @@ fn volumes_outlive_their_vm() {
     user.fails(3, &["rm", "db"]);
     user.ok(&["rm", "--volumes", "db"]);
     user.fails(3, &["rm", "--volumes", "db"]);
+    user.assert_never_was();
+}
+
+#[test]
+fn a_read_only_root_stays_as_it_is() {
+    let user = User::new();
+    let flake = format!("{}#frozen", flake::install(&user).display());
+    user.ok(&["up", "-d", "ice", "--flake", &flake, "-v", "data:/var/data:16M"]);
+    let run = |script: &str| user.ok(&["exec", "ice", "--", "sh", "-c", script]);
+    let tries = "for f in /x /root/x /srv/www/x /etc/x /var/lib/x /tmp/x /run/x /var/data/x; do touch $f 2>/dev/null && echo $f; done";
+    assert_eq!(run(tries), "/var/lib/x\n/tmp/x\n/run/x\n/var/data/x\n");
+    assert_eq!(
+        run("cat /etc/hostname; stat -c %a /etc /var; grep -c '^/dev/.* / ext4 ro,' /proc/mounts"),
+        "ice\n755\n755\n1\n"
+    );
+    assert_eq!(run("mount -o remount,rw / 2>/dev/null || echo refused"), "refused\n");
+    let vm = user.home().join(".local/share/mvm/vms/ice");
+    assert!(vm.join("spec.json").exists() && !vm.join("rw.ext4").exists());
+    user.ok(&["down", "ice"]);
+    assert!(user.ok(&["logs", "ice"]).contains("powered off cleanly"));
+    user.ok(&["start", "-d", "ice"]);
+    assert_eq!(run("ls /var/lib/x 2>/dev/null; ls /var/data"), "x\n");
+    user.ok(&["down", "ice", "--rm", "--volumes"]);
     user.assert_never_was();
 }
 

@@ -248,7 +248,6 @@ in
     (refuse (builtins.length (builtins.attrNames config.volumes) > 16) "a VM may have 16 volumes")
     (unique "volumes are mounted at the same place" (volume: volume.mountPoint) config.volumes)
     (refuse (builtins.length (builtins.attrNames config.secrets) > 64) "a VM may have 64 secrets")
-    (unsupported "rootfs.readOnly" config.rootfs.readOnly "")
     (unsupported "rootfs.verity" config.rootfs.verity "")
   ]
   ++ concatMap (
@@ -284,6 +283,9 @@ in
         (refuse (
           config.files ? ${secret.path} || config.directories ? ${secret.path}
         ) "secrets.${name}.path is ${quote secret.path}, which is in `files` or `directories` too")
+        (refuse (config.rootfs.readOnly && !isBelow secret.path "/etc" && !isBelow secret.path "/var")
+          "secrets.${name}.path is ${quote secret.path}, where a read-only root cannot have a link: only below /etc and /var"
+        )
       ]
       ++ pathAssertions "secrets.${name}.path" secret.path
     )

@@ -158,6 +158,7 @@ in
           forward
           ;
       };
+      readOnlyRoot = if config.rootfs.readOnly then true else null;
       consoleIdleSeconds = config.access.consoleIdleTimeout;
       inherit (config)
         shell
@@ -263,6 +264,7 @@ in
             }
         )
       ) config.files;
+      inherit (config.rootfs) readOnly;
       size = if config.rootfs.size == null then null else own.toMiB config.rootfs.size * 1024 * 1024;
     };
   };

@@ -124,7 +124,10 @@ in
       readOnly = mkOption {
         type = types.bool;
         default = false;
-        description = "Whether the guest's root can not be written to, not even in the VM's own layer. Not supported yet: an image that asks for it is refused.";
+        description = ''
+          Whether nobody writes to the guest's root: its VMs have no layer of their own, and what they are to keep goes to
+          `volumes`. `/run`, `/tmp` and `/var` are written to in memory.
+        '';
       };
       verity = mkOption {
         type = types.bool;

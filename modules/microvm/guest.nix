@@ -71,7 +71,13 @@ in
           { }
         ];
         message = "mvm.${option} is not for NixOS guests: use ${instead}";
-      }) elsewhere;
+      }) elsewhere
+      ++ [
+        {
+          assertion = !cfg.rootfs.readOnly;
+          message = "mvm.rootfs.readOnly is not for NixOS guests: their activation writes to the root";
+        }
+      ];
 
     boot = {
       # The kernel and stage 1 are mvm's.

@@ -192,6 +192,19 @@ in
           inherit (manifest) secrets requires;
           files = (evaluate modules).build.guest.secrets;
         };
+    "a read-only root is told to both sides" =
+      let
+        modules = named { rootfs.readOnly = true; };
+      in
+      equals
+        [
+          true
+          true
+        ]
+        [
+          (evaluate modules).build.guest.readOnlyRoot
+          (stub.image modules).manifest.rootfs.readOnly
+        ];
     "no host name of its own" = equals false ((guest { }) ? hostName);
     "arguments of several modules add up" =
       equals
@@ -563,7 +576,10 @@ in
       files."/etc/key".text = "";
       secrets.key.path = "/etc/key";
     };
-    "a read-only root" = refuses "rootfs.readOnly is not supported yet" { rootfs.readOnly = true; };
+    "a link on a read-only root" = refuses "where a read-only root cannot have a link" {
+      rootfs.readOnly = true;
+      secrets.key.path = "/srv/key";
+    };
     "verity" = refuses "rootfs.verity is not supported yet" { rootfs.verity = true; };
 
     # The generated page of docs/ has no holes.

@@ -23,6 +23,8 @@ pub struct GuestManifest {
     pub console_idle_seconds: u32,
     /// What a console runs where the host names no command; empty stands for `/bin/sh -l`.
     pub shell: Vec<String>,
+    /// Whether nobody writes to the root: it has no layer over it.
+    pub read_only_root: bool,
     /// The guest's host name; the VM's name where absent.
     pub host_name: Option<String>,
     /// Environment of services, exec and console.

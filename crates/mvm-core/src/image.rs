@@ -109,6 +109,9 @@ pub struct RootfsFile {
     /// Its size in bytes; checked against the file so that a truncated copy is found before it boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// Whether nobody writes to it, so that a VM needs no layer of its own: a copy, the guest goes by its manifest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
 }
 
 /// File systems of root drives.

@@ -12,6 +12,7 @@ pub mod health;
 mod identity;
 mod mounts;
 mod network;
+mod read_only;
 mod readiness;
 mod secrets;
 mod services;
@@ -38,7 +39,7 @@ pub fn main() -> ! {
     let stage1_us = crate::context::boot_us();
     match stage1::run() {
         Ok(layer) => {
-            if let Err(error) = run(stage1_us, &layer) {
+            if let Err(error) = run(stage1_us, layer.as_ref()) {
                 say(&format!("cannot go on: {error}"));
             }
         }
@@ -63,10 +64,13 @@ fn say(line: &str) {
     let _ = fs::write("/dev/console", format!("mvm: {line}\n"));
 }
 
-fn run(stage1_us: u64, layer: &stage1::WritableLayer) -> io::Result<()> {
+fn run(stage1_us: u64, layer: Option<&stage1::WritableLayer>) -> io::Result<()> {
     let init_us = crate::context::boot_us();
     tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::WARN).init();
     mounts::mount_common()?;
+    if layer.is_none() {
+        read_only::cover()?;
+    }
     let manifest = documents::manifest(GUEST_MANIFEST_PATH.as_ref()).unwrap_or_else(|error| {
         say(&format!("{error}; without a manifest everything stays closed ({GUEST_MANIFEST_PATH})"));
         GuestManifest::default()
@@ -107,6 +111,9 @@ fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
     volumes::mount_all(&config.volumes)?;
     if config.secrets {
         secrets::place(&documents::secrets_from_drive()?, &manifest.secrets)?;
+    }
+    if manifest.read_only_root {
+        read_only::lock()?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(super) fn mount_own() -> io::Result<()> {
 }
 
 /// Makes every file system safe to lose power on. `false` where one could not be: its journal will be replayed.
-pub(super) fn close(layer: &WritableLayer) -> bool {
+pub(super) fn close(layer: Option<&WritableLayer>) -> bool {
     rustix::fs::sync();
     let mut clean = true;
     let mut closed = |what: &str, result: rustix::io::Result<()>| {
@@ -55,7 +55,9 @@ pub(super) fn close(layer: &WritableLayer) -> bool {
         closed(&at.to_string_lossy(), result);
     }
     closed("the root", mount_remount("/", MountFlags::RDONLY, c""));
-    closed("the writable layer", make_read_only(layer));
+    if let Some(layer) = layer {
+        closed("the writable layer", make_read_only(layer));
+    }
     rustix::fs::sync();
     clean
 }

@@ -88,7 +88,12 @@ fn assemble(images: &Path, folder: &Path, inputs: &Inputs, stop: &Stop) -> Resul
         system: format!("{}-linux", std::env::consts::ARCH),
         kernel: KernelFile { path: "kernel".into(), format },
         initrd: Some(InitrdFile { path: "initrd.cpio".into() }),
-        rootfs: RootfsFile { path: "rootfs.ext4".into(), fs: RootfsFs::Ext4, size_bytes: Some(furnished.size) },
+        rootfs: RootfsFile {
+            path: "rootfs.ext4".into(),
+            fs: RootfsFs::Ext4,
+            size_bytes: Some(furnished.size),
+            read_only: false,
+        },
         cmdline: inputs.cmdline.clone(),
         agent: AgentInfo {
             protocol: mvm_protocol::PROTOCOL_VERSION,

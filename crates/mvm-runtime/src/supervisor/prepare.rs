@@ -64,11 +64,15 @@ fn launch_spec(
         return Err(Fault::new(ErrorKind::ImageInvalid, message).with_hint("update mvmctl"));
     }
     let drive = |role, path: std::path::PathBuf, read_only| Drive { role, path, read_only };
-    let mut drives = vec![
-        drive(DriveRole::Root, image.rootfs().to_path_buf(), true),
-        drive(DriveRole::Writable, vm.writable_layer(), false),
-        drive(DriveRole::Config, vm.config_drive(), true),
-    ];
+    // The root comes first: a kernel without an initrd looks for it there.
+    let mut drives = vec![drive(DriveRole::Root, image.rootfs().to_path_buf(), true)];
+    if !manifest.rootfs.read_only {
+        if !vm.writable_layer().exists() {
+            mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
+        }
+        drives.push(drive(DriveRole::Writable, vm.writable_layer(), false));
+    }
+    drives.push(drive(DriveRole::Config, vm.config_drive(), true));
     let host_public_key = keys.host_public_hex().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
     let config = GuestConfig {
         schema: GUEST_SCHEMA,
@@ -82,9 +86,6 @@ fn launch_spec(
         host_public_key,
         guest_secret_key: keys.guest_secret_hex().into(),
     };
-    if !vm.writable_layer().exists() {
-        mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
-    }
     mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
     if !secrets.is_empty() {
         mvm_image::write_secrets_drive(dirs, &vm.secrets_drive(), secrets, stop)?;
