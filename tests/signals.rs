@@ -116,14 +116,15 @@ fn a_build_is_ended_with_its_builders() {
         let link = user.home().join("result");
         let link = link.to_str().unwrap();
         let entry = flake.replace("#hangs", "#worker");
-        let commands: [&[&str]; 4] = [
-            &["build", &flake],
-            &["build", &flake, "-o", link],
-            &["up", "-d", "--name", "web", "--flake", &flake],
-            &["image", "fetch", &entry],
-        ];
-        let signals = [Signal::INT, Signal::TERM, Signal::INT, Signal::TERM];
-        for (command, signal) in commands.into_iter().zip(signals).chain([(commands[2], Signal::TERM)]) {
+        let up: &[&str] = &["up", "-d", "--name", "web", "--flake", &flake];
+        for (command, signal) in [
+            (&["build", &flake][..], Signal::INT),
+            (&["build", &flake, "-o", link], Signal::TERM),
+            (&["build", &flake, "--watch"], Signal::INT),
+            (up, Signal::INT),
+            (up, Signal::TERM),
+            (&["image", "fetch", &entry], Signal::TERM),
+        ] {
             let case = format!("{signal:?} to {command:?}");
             let child = spawn(&mut user.command(command));
             let builder = held.next(&case);
@@ -134,7 +135,7 @@ fn a_build_is_ended_with_its_builders() {
             assert!(!user.home().join("result").exists());
         }
         // Nobody can hear SIGKILL, and still the builders go with the command.
-        let up = spawn(&mut user.command(commands[2]));
+        let up = spawn(&mut user.command(up));
         let builder = held.next("a build that is killed");
         Process::open(up.id()).unwrap().signal(Signal::KILL);
         assert_eq!(code(end_of(up)), 137);
