@@ -33,6 +33,14 @@ pub enum ImageError {
         /// What is wrong with it.
         why: String,
     },
+    /// A root file system that cannot be read to its end.
+    #[error("the root file system {path:?} cannot be read: {why}")]
+    Rootfs {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        why: String,
+    },
     /// An image for another CPU.
     #[error("image {folder:?} is for {system}; this machine runs {here}")]
     System {
@@ -173,6 +181,7 @@ impl Diagnostic for ImageError {
             Self::NoManifest(_)
             | Self::Manifest { .. }
             | Self::File { .. }
+            | Self::Rootfs { .. }
             | Self::System { .. }
             | Self::Gone { .. } => ErrorKind::ImageInvalid,
             Self::ConfigTooLarge { .. } => ErrorKind::Usage,
@@ -192,7 +201,9 @@ impl Diagnostic for ImageError {
                 Some("an image is a folder with image.json: is this the flake's image output?".into())
             }
             Self::Manifest { source, .. } => source.hint(),
-            Self::File { .. } => Some("the image is damaged or was built wrong: build it again".into()),
+            Self::File { .. } | Self::Rootfs { .. } => {
+                Some("the image is damaged or was built wrong: build it again".into())
+            }
             Self::System { here, .. } => Some(format!("build the image for {here}")),
             Self::Missing { hint, .. } | Self::Unusable { hint, .. } => Some((*hint).into()),
             Self::Volume { .. } => {

@@ -10,6 +10,8 @@ pub(crate) struct Superblock {
     pub label: Vec<u8>,
     /// Bytes of the whole file system.
     pub size: u64,
+    /// How many files it can hold.
+    pub inodes: u32,
 }
 
 impl Superblock {
@@ -27,7 +29,7 @@ impl Superblock {
         let size = blocks.checked_mul(1024 << shift).filter(|s| *s > 0)?;
         let label = block.get(120..136)?;
         let end = label.iter().position(|b| *b == 0).unwrap_or(label.len());
-        Some(Self { label: label[..end].into(), size })
+        Some(Self { label: label[..end].into(), size, inodes: u32_at(0)? })
     }
 }
 
