@@ -33,11 +33,6 @@
   volumes ? [ ],
   # `secrets` of image.json
   secrets ? [ ],
-  # What the guest's init can do for its host; nothing where it is not mvm's own.
-  features ? [
-    "volumes"
-    "secrets"
-  ],
 }:
 let
   run = import ./image/run.nix { inherit tools; };
@@ -79,7 +74,12 @@ let
     inherit (kernel) cmdline;
     agent = {
       inherit (agent) protocol version;
-      inherit features;
+      features = [
+        "volumes"
+        "secrets"
+      ]
+      # An init of the guest's own knows nothing of containers.
+      ++ (if (guest.init or [ ]) == [ ] then [ "container" ] else [ ]);
     };
     inherit (guest) policy;
     inherit defaults;

@@ -366,6 +366,7 @@ in
           features = [
             "volumes"
             "secrets"
+            "container"
           ];
         };
         policy = {

@@ -338,7 +338,7 @@ fn wanted(
     // A runner has neither, and its options have been refused.
     let Some(image) = image else { return Ok((wished, given)) };
     for (what, wanted) in [(features::VOLUMES, !wished.is_empty()), (features::SECRETS, !given.is_empty())] {
-        if wanted && !image.agent.features.iter().any(|known| known == what) {
+        if wanted && !image.agent.can(what) {
             let message = format!("the image's agent ({}) knows no {what}", image.agent.version);
             return Err(Fault::new(ErrorKind::Usage, message).with_hint("build the image again, with a later mvm"));
         }

@@ -140,8 +140,17 @@ pub mod features {
     pub const VOLUMES: &str = "volumes";
     /// Secrets are given by the host and placed by the guest.
     pub const SECRETS: &str = "secrets";
+    /// The agent can be PID 1 of a container.
+    pub const CONTAINER: &str = "container";
     /// Every feature of this build.
-    pub const ALL: [&str; 2] = [VOLUMES, SECRETS];
+    pub const ALL: [&str; 3] = [VOLUMES, SECRETS, CONTAINER];
+}
+
+impl AgentInfo {
+    /// Whether it has this feature.
+    pub fn can(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
 }
 
 /// What a VM of the image gets where the user says nothing.
@@ -282,6 +291,13 @@ mod tests {
         let m = ImageManifest::parse(MINIMAL.as_bytes()).unwrap();
         assert_eq!(m.policy, AccessPolicy::default());
         assert_eq!((m.defaults.vcpus, m.defaults.memory.mib()), (1, 256));
+    }
+
+    #[test]
+    fn an_agent_says_what_it_can() {
+        assert!(ImageManifest::parse(MINIMAL.as_bytes()).unwrap().agent.features.is_empty());
+        let later = with(r#""version":"0.1.0""#, r#""version":"0.1.0","features":["container","later"]"#).unwrap();
+        assert!(later.agent.can(features::CONTAINER) && !later.agent.can("fly"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod access;
 mod backend;
 mod config;
+pub mod container;
 mod detect;
 mod dirs;
 mod error;

@@ -18,6 +18,8 @@ pub struct Guest {
     pub reaper: Rc<Reaper>,
     /// What the guest is doing.
     pub status: watch::Sender<GuestStatus>,
+    /// When its steps begin to count, in microseconds of the kernel's clock: later than 0 where the kernel is not its own.
+    pub began_us: u64,
     stop: Notify,
 }
 
@@ -26,7 +28,7 @@ impl Guest {
     pub fn new(manifest: GuestManifest, config: GuestConfig, keys: GuestKeys) -> Self {
         let status = GuestStatus { agent_version: env!("CARGO_PKG_VERSION").into(), ..GuestStatus::default() };
         let (status, _) = watch::channel(status);
-        Self { manifest, config, keys, reaper: Rc::default(), status, stop: Notify::new() }
+        Self { manifest, config, keys, reaper: Rc::default(), status, began_us: 0, stop: Notify::new() }
     }
 
     /// Asks the guest to power off. Returns at once.
@@ -39,9 +41,9 @@ impl Guest {
         self.stop.notified().await;
     }
 
-    /// Notes a step of the boot, in the kernel's clock.
+    /// Notes a step of the boot.
     pub fn phase(&self, name: &str) {
-        let phase = BootPhase { name: name.into(), at_us: boot_us() };
+        let phase = BootPhase { name: name.into(), at_us: boot_us().saturating_sub(self.began_us) };
         self.status.send_modify(|s| s.phases.push(phase));
     }
 }

@@ -39,6 +39,11 @@ pub fn config(path: &Path) -> io::Result<GuestConfig> {
     read(CWD, path, |config: &GuestConfig| config.schema)
 }
 
+/// Reads a configuration that has come over a lifeline.
+pub fn config_from_lifeline(bytes: &[u8]) -> io::Result<GuestConfig> {
+    parse(bytes, |config: &GuestConfig| config.schema)
+}
+
 /// Reads the manifest of the image.
 pub fn manifest(path: &Path) -> io::Result<GuestManifest> {
     read(CWD, path, |manifest: &GuestManifest| manifest.schema)
@@ -67,10 +72,14 @@ fn read<T: DeserializeOwned>(folder: impl AsFd, path: &Path, schema: impl Fn(&T)
     if bytes.len() as u64 > LIMIT {
         return Err(because(format!("larger than {LIMIT} bytes")));
     }
-    let value: T = serde_json::from_slice(&bytes).map_err(|error| because(error.to_string()))?;
+    parse(&bytes, schema).map_err(|error| because(error.to_string()))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], schema: impl Fn(&T) -> u32) -> io::Result<T> {
+    let value: T = serde_json::from_slice(bytes)?;
     match schema(&value) {
         found if found > GUEST_SCHEMA => {
-            Err(because(format!("schema {found} is newer than this mvm-guest, which reads {GUEST_SCHEMA}")))
+            Err(io::Error::other(format!("schema {found} is newer than this mvm-guest, which reads {GUEST_SCHEMA}")))
         }
         _ => Ok(value),
     }

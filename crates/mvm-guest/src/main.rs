@@ -3,6 +3,7 @@
 //! | started as | it is |
 //! |---|---|
 //! | PID 1 | stage 1 (finds the drives, builds the root), then init and agent, or the init that the image names |
+//! | PID 1, `mvm-guest container` | init and agent of a container |
 //! | `mvm-guest agent --listen vsock` | the agent alone, beside such an init |
 
 #[cfg(target_os = "linux")]

@@ -100,7 +100,8 @@ async fn serve(guest: Rc<Guest>, listen: &Listen) -> io::Result<()> {
     // What else has to run is the business of whoever started us, and health checks tell whether it does.
     guest.status.send_modify(|s| s.ready = true);
     health::start(&guest);
-    tokio::task::spawn_local(agent::serve(guest.clone(), listener, *listen == Listen::Vsock));
+    let announce = (*listen == Listen::Vsock).then_some(agent::Announce::Vsock);
+    tokio::task::spawn_local(agent::serve(guest.clone(), listener, announce));
     tokio::select! {
         () = guest.shutdown_requested() => {}
         _ = sigterm.recv() => {}

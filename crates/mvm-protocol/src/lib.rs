@@ -21,6 +21,8 @@ mod channel;
 mod frame;
 mod handshake;
 mod keys;
+#[cfg(target_os = "linux")]
+pub mod lifeline;
 mod message;
 mod relay;
 pub mod transfer;

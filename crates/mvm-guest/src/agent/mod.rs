@@ -20,7 +20,7 @@ pub mod sys;
 pub mod users;
 mod watch;
 
-pub use stream::Listener;
+pub use stream::{Announce, Listener};
 
 use crate::context::Guest;
 use gate::{Gate, Handshake};
@@ -49,13 +49,13 @@ struct Agent {
 /// others, so that the host learns at once that the guest is there.
 ///
 /// Must run inside a `LocalSet`.
-pub async fn serve(guest: Rc<Guest>, listener: Listener, announce: bool) {
+pub async fn serve(guest: Rc<Guest>, listener: Listener, announce: Option<Announce>) {
     raise_descriptor_limit();
     let agent = Rc::new(Agent { guest, gate: Rc::default(), console: console::Slot::default() });
-    if announce {
+    if let Some(announce) = announce {
         let agent = Rc::clone(&agent);
         spawn_local(async move {
-            match Stream::announce().await {
+            match announce.connect().await {
                 Ok(stream) => {
                     let handshake = agent.gate.handshake().await;
                     connection(agent, stream, handshake).await;

@@ -4,7 +4,7 @@ use mvm_protocol::{AGENT_PORT, announce_port};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +17,14 @@ pub enum Listener {
     Unix(UnixListener),
     /// vsock port [`AGENT_PORT`].
     Vsock(VsockListener),
+}
+
+/// Where the host takes the guest's announcement.
+pub enum Announce {
+    /// A Unix socket of the host's.
+    Unix(PathBuf),
+    /// The host's vsock port for it.
+    Vsock,
 }
 
 /// A connection.
@@ -46,6 +54,12 @@ impl Listener {
         Ok(Self::Unix(bound))
     }
 
+    /// Listens on a Unix socket that somebody else has made.
+    pub fn made(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        UnixListener::from_std(socket.into()).map(Self::Unix)
+    }
+
     /// Listens on vsock port [`AGENT_PORT`].
     pub fn vsock() -> io::Result<Self> {
         VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)).map(Self::Vsock)
@@ -59,13 +73,20 @@ impl Listener {
     }
 }
 
-impl Stream {
-    /// Connects to the host's port for announcements.
-    pub(super) async fn announce() -> io::Result<Self> {
-        let port = announce_port(vsock::get_local_cid()?);
-        VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(Self::Vsock)
+impl Announce {
+    /// Connects to where the host takes announcements.
+    pub(super) async fn connect(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Self::Vsock => {
+                let port = announce_port(vsock::get_local_cid()?);
+                VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(Stream::Vsock)
+            }
+        }
     }
+}
 
+impl Stream {
     /// The same connection for blocking reads and writes.
     pub(super) fn into_blocking(self) -> io::Result<File> {
         let fd: OwnedFd = match self {

@@ -10,6 +10,12 @@ use std::path::Path;
 /// The address that stands for the guest's own name, as in Debian.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
+/// Takes the identity of the configuration as far as files tell it. The rest of a container's is its maker's, who has
+/// given it the VM's name.
+pub(super) fn assume_in_files(config: &GuestConfig) -> io::Result<()> {
+    write(Path::new("/etc"), config, &config.name)
+}
+
 /// Takes the identity of the configuration, under the image's own host name where it has one.
 pub(super) fn assume(config: &GuestConfig, manifest: &GuestManifest) -> io::Result<()> {
     let name = manifest.host_name.as_deref().unwrap_or(&config.name);
@@ -42,7 +48,14 @@ fn write(etc: &Path, config: &GuestConfig, name: &str) -> io::Result<()> {
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("mvm-new");
     fs::write(&new, text)?;
-    fs::rename(&new, path)
+    match fs::rename(&new, path) {
+        // Container runtimes mount files there, which are this guest's own.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            fs::write(path, text)?;
+            fs::remove_file(&new)
+        }
+        done => done,
+    }
 }
 
 /// The image's hosts, with localhost where it is missing, and with this guest's name in place of an earlier one.
