@@ -1,6 +1,7 @@
 //! A user of mvm with a home of his own, and the count of what he leaves behind.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+pub mod docker;
 pub mod events;
 pub mod flake;
 pub mod refusal;
@@ -24,6 +25,7 @@ const MACHINES: &[&str] = &[
     "cache/mvm/evaluations/*.json",
     "cache/mvm/images",
     "cache/mvm/images/.lock",
+    "cache/mvm/images/.import",
     "cache/mvm/images/.builtin.json",
     "cache/mvm/images/builtin-*/image.json",
     "cache/mvm/images/builtin-*/initrd.cpio",
@@ -75,6 +77,7 @@ pub struct User {
     home: tempfile::TempDir,
     kernel: PathBuf,
     nix: Option<PathBuf>,
+    docker: Option<String>,
 }
 
 impl User {
@@ -86,6 +89,13 @@ impl User {
     /// A user whose guests run the distribution's kernel.
     pub fn with_stock_kernel() -> Self {
         Self::with_kernel("MVM_TEST_KERNEL_STOCK", "debian-")
+    }
+
+    /// A user of this Docker, who like all others sees no other one.
+    pub fn with_docker(daemon: &docker::Daemon) -> Self {
+        let mut user = Self::new();
+        user.docker = Some(daemon.host());
+        user
     }
 
     /// Users of each Nix there is: the one on PATH, and a newer one.
@@ -105,7 +115,7 @@ impl User {
     fn with_kernel(variable: &str, prefix: &str) -> Self {
         let kernel = std::env::var_os(variable).map(PathBuf::from).or_else(|| in_cache(prefix));
         let kernel = kernel.unwrap_or_else(|| panic!("no kernel: set {variable}, or run scripts/test.sh"));
-        Self { home: tempfile::Builder::new().prefix("mvm-test-").tempdir().unwrap(), kernel, nix: None }
+        Self { home: tempfile::Builder::new().prefix("mvm-test-").tempdir().unwrap(), kernel, nix: None, docker: None }
     }
 
     /// The Nix that this user runs.
@@ -129,6 +139,10 @@ impl User {
         if let Some(nix) = &self.nix {
             command.env("MVM_NIX", nix);
         }
+        match &self.docker {
+            Some(host) => command.env("DOCKER_HOST", host),
+            None => command.env("DOCKER_HOST", format!("unix://{}", self.home().join("no-docker").display())),
+        };
         for variable in [
             "XDG_CACHE_HOME",
             "XDG_CONFIG_HOME",

@@ -321,7 +321,7 @@ pub(crate) async fn create(
         let kept = keep(ctx, &from.folder, &vm.gc_root(), interrupts).await;
         let released = build.map_or(Ok(()), GcRoot::release);
         if let Err(fault) = kept.and_then(|()| Ok(released?)) {
-            ctx.registry.remove(&name)?;
+            remove(ctx, &name, false).await?;
             return Err(fault);
         }
     }
@@ -390,6 +390,18 @@ fn release(kept: Option<Kept>) -> Result<(), Fault> {
     Ok(kept.and_then(|kept| kept.build).map_or(Ok(()), GcRoot::release)?)
 }
 
+/// Removes a VM and what it owns; its volumes too where they are not to be kept.
+pub(crate) async fn remove(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
+    let left = match volumes {
+        true => ctx.registry.remove_with_volumes(name).await?,
+        false => ctx.registry.remove(name).await?,
+    };
+    if let Some(left) = left {
+        ctx.ui.warning(&format!("{left}; the container of {name} is left, and removed when Docker is used again"));
+    }
+    Ok(())
+}
+
 /// Starts a VM and waits until it is ready. Whatever prevents that, the supervisor has tidied up when this returns,
 /// and with `created` the VM is gone.
 pub(crate) async fn start(
@@ -404,7 +416,10 @@ pub(crate) async fn start(
     let volumes = ctx.registry.volumes(name);
     match launch(ctx, name, secrets, boot_timeout, created, interrupts).await {
         Err(fault) if created => {
-            match ctx.registry.keep_volumes(name, &volumes).and_then(|()| ctx.registry.remove(name)) {
+            if let Err(error) = ctx.registry.keep_volumes(name, &volumes) {
+                ctx.ui.warning(&error.to_string());
+            }
+            match remove(ctx, name, false).await {
                 Ok(()) | Err(RegistryError::NotFound(_)) => Err(fault),
                 Err(error) => {
                     ctx.ui.warning(&error.to_string());

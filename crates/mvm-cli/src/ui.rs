@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 #[derive(Debug)]
 pub(crate) struct Ui {
     quiet: bool,
-    noted_software: Cell<bool>,
+    noted_accelerator: Cell<bool>,
 }
 
 /// Sends the libraries' diagnostics to stderr; `MVM_LOG` chooses which.
@@ -25,7 +25,7 @@ pub(crate) fn log_to_stderr(level: &str) {
 
 impl Ui {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, noted_software: Cell::new(false) }
+        Self { quiet, noted_accelerator: Cell::new(false) }
     }
 
     /// A line of data. A reader that has gone away is no error.
@@ -78,10 +78,17 @@ impl Ui {
         }
     }
 
-    /// Something to know, once, about a VM whose CPUs are software.
+    /// Something to know, once, about what the CPUs of a VM are.
     pub(crate) fn note_accelerator(&self, accelerator: Option<&str>) {
-        if accelerator == Some("tcg") && !self.noted_software.replace(true) {
-            self.status("note: KVM cannot be used here, so the VM runs in software: it works, but slowly");
+        let note = match accelerator {
+            Some("tcg") => "note: KVM cannot be used here, so the VM runs in software: it works, but slowly",
+            Some("container") => {
+                "note: this is a container on the kernel of this machine: a weaker wall than that of a VM"
+            }
+            _ => return,
+        };
+        if !self.noted_accelerator.replace(true) {
+            self.status(note);
         }
     }
 

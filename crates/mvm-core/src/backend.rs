@@ -1,6 +1,6 @@
 //! What a backend is given and what it can do, as data.
 
-use crate::{Diagnostic, ErrorKind, KernelFormat, MemorySize, VmName, Volume};
+use crate::{AgentInfo, Diagnostic, ErrorKind, GuestConfig, KernelFormat, MemorySize, VmName, Volume};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
@@ -15,11 +15,13 @@ pub enum Hypervisor {
     Qemu,
     /// Whatever a NixOS configuration's own runner starts (microvm.nix's `declaredRunner`). Chosen by name only.
     MicrovmNix,
+    /// Docker: a container on the host's kernel.
+    Docker,
 }
 
 impl Hypervisor {
     /// Every hypervisor that this build has, the better ones first.
-    pub const ALL: [Self; 3] = [Self::Firecracker, Self::Qemu, Self::MicrovmNix];
+    pub const ALL: [Self; 4] = [Self::Firecracker, Self::Qemu, Self::Docker, Self::MicrovmNix];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -27,20 +29,41 @@ impl Hypervisor {
             Self::Firecracker => "firecracker",
             Self::Qemu => "qemu",
             Self::MicrovmNix => "microvm-nix",
+            Self::Docker => "docker",
         }
     }
 
     /// What it can honour on this machine's CPU architecture.
     pub const fn capabilities(self) -> Capabilities {
         match self {
-            Self::Firecracker => {
-                Capabilities { image: true, agent: true, pause: true, kernels: FIRECRACKER_KERNELS, max_vcpus: 32 }
+            Self::Firecracker => Capabilities {
+                image: true,
+                agent: true,
+                pause: true,
+                drives: true,
+                kernels: FIRECRACKER_KERNELS,
+                max_vcpus: 32,
+            },
+            Self::Qemu => Capabilities {
+                image: true,
+                agent: true,
+                pause: true,
+                drives: true,
+                kernels: QEMU_KERNELS,
+                max_vcpus: 64,
+            },
+            Self::Docker => {
+                Capabilities { image: true, agent: true, pause: true, drives: false, kernels: &[], max_vcpus: 256 }
             }
-            Self::Qemu => Capabilities { image: true, agent: true, pause: true, kernels: QEMU_KERNELS, max_vcpus: 64 },
             // Its kernel and vCPUs are the configuration's affair.
-            Self::MicrovmNix => {
-                Capabilities { image: false, agent: false, pause: true, kernels: &[], max_vcpus: u32::MAX }
-            }
+            Self::MicrovmNix => Capabilities {
+                image: false,
+                agent: false,
+                pause: true,
+                drives: false,
+                kernels: &[],
+                max_vcpus: u32::MAX,
+            },
         }
     }
 }
@@ -54,6 +77,8 @@ pub enum Feature {
     Agent,
     /// Stops and continues the vCPUs.
     Pause,
+    /// Gives the guest drives of its own.
+    Drives,
 }
 
 /// Something that a backend cannot do.
@@ -78,6 +103,7 @@ impl fmt::Display for Unsupported {
                 write!(f, "{hypervisor} cannot honour {what}: no agent of mvm is known to run in its guests")
             }
             Feature::Pause => write!(f, "{hypervisor} cannot honour {what}: it cannot stop the vCPUs"),
+            Feature::Drives => write!(f, "{hypervisor} cannot honour {what}: it gives its guests no drives"),
         }
     }
 }
@@ -95,6 +121,7 @@ impl Diagnostic for Unsupported {
                 Some("the guest's own services, as ssh, lead in; `mvmctl logs NAME` shows its console".into())
             }
             Feature::Pause => None,
+            Feature::Drives => Some("a virtual machine has them: `--hypervisor qemu`".into()),
         }
     }
 }
@@ -107,6 +134,7 @@ impl Hypervisor {
             Feature::Image => can.image,
             Feature::Agent => can.agent,
             Feature::Pause => can.pause,
+            Feature::Drives => can.drives,
         };
         if has { Ok(()) } else { Err(Unsupported { hypervisor: self, feature, what: what.into() }) }
     }
@@ -158,6 +186,8 @@ pub struct Capabilities {
     pub pause: bool,
     /// The formats of kernels that it boots; none where a guest runs on the host's own.
     pub kernels: &'static [KernelFormat],
+    /// Whether a guest gets its writable layer and its configuration as drives; else the backend has ways of its own.
+    pub drives: bool,
     /// Most vCPUs a VM may have.
     pub max_vcpus: u32,
 }
@@ -186,8 +216,12 @@ pub struct LaunchSpec {
     pub initrd: Option<PathBuf>,
     /// The image's own words for the kernel command line.
     pub cmdline: String,
-    /// Drives, the root first.
+    /// Drives, the root first; the root alone where the backend gives a guest no drives.
     pub drives: Vec<Drive>,
+    /// What the guest is told of this start.
+    pub config: GuestConfig,
+    /// The agent in the image.
+    pub agent: AgentInfo,
     /// A private folder (0700) for sockets; the VMM's working directory.
     pub runtime_dir: PathBuf,
 }

@@ -98,6 +98,8 @@ pub struct HostFacts {
     pub qemu: Part,
     /// A vsock device for QEMU: the kernel's, or the program.
     pub vsock: Part,
+    /// A Docker daemon that answers.
+    pub docker: Part,
     /// Nix, which builds what `microvm-nix` runs.
     pub nix: Part,
 }
@@ -110,7 +112,7 @@ pub struct Verdict {
     pub hypervisor: Hypervisor,
     /// Whether it can run a VM here.
     pub usable: bool,
-    /// How vCPUs would run: `kvm` or `tcg`; absent where it cannot be told or does not run.
+    /// How vCPUs would run: `kvm` or `tcg`, or `container` where they are the host's; absent where it cannot be told or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<&'static str>,
     /// Why not, or why not better.
@@ -151,6 +153,10 @@ impl HostFacts {
                     yes(Some(if slow.is_none() { "kvm" } else { "tcg" }), slow)
                 }
             },
+            Hypervisor::Docker => match &self.docker {
+                Err(lack) => no(lack),
+                Ok(()) => yes(Some("container"), None),
+            },
             Hypervisor::MicrovmNix => match &self.nix {
                 Err(lack) => no(lack),
                 // The hypervisor is the configuration's, and Nix brings it along.
@@ -170,6 +176,10 @@ impl HostFacts {
             (true, Some("kvm")) => {
                 Choice { hypervisor: Some(Hypervisor::Qemu), why: "with KVM, for Firecracker is not here".into() }
             }
+            _ if self.docker.is_ok() => {
+                let why = format!("Docker runs, and VMs would be slow or not run at all: {lack}");
+                Choice { hypervisor: Some(Hypervisor::Docker), why }
+            }
             (true, _) => {
                 Choice { hypervisor: Some(Hypervisor::Qemu), why: format!("in software, which is slow: {lack}") }
             }
@@ -187,7 +197,14 @@ mod tests {
     }
 
     fn everything() -> HostFacts {
-        HostFacts { kvm: Kvm::Works, firecracker: Ok(()), qemu: Ok(()), vsock: Ok(()), nix: Ok(()) }
+        HostFacts {
+            kvm: Kvm::Works,
+            firecracker: Ok(()),
+            qemu: Ok(()),
+            vsock: Ok(()),
+            docker: missing("docker"),
+            nix: Ok(()),
+        }
     }
 
     #[test]
@@ -202,6 +219,9 @@ mod tests {
             (HostFacts { qemu: missing("qemu"), ..stalls() }, None, "no qemu"),
             (HostFacts { vsock: missing("vsock"), ..stalls() }, None, "no vsock"),
             (HostFacts { nix: missing("nix"), ..stalls() }, Some(Hypervisor::Qemu), "in software"),
+            (HostFacts { docker: Ok(()), ..everything() }, Some(Hypervisor::Firecracker), "KVM runs"),
+            (HostFacts { docker: Ok(()), ..stalls() }, Some(Hypervisor::Docker), "this KVM emulates"),
+            (HostFacts { docker: Ok(()), qemu: missing("qemu"), ..stalls() }, Some(Hypervisor::Docker), "no qemu"),
         ] {
             let choice = facts.choose();
             assert_eq!(choice.hypervisor, chosen, "{facts:?}");
@@ -219,7 +239,7 @@ mod tests {
         let facts =
             HostFacts { firecracker: missing("fc"), qemu: missing("qemu"), nix: missing("nix"), ..everything() };
         let hints: Vec<_> = facts.verdicts().into_iter().map(|v| v.lack.unwrap().hint.unwrap()).collect();
-        assert_eq!(hints, ["install fc", "install qemu", "install nix"]);
+        assert_eq!(hints, ["install fc", "install qemu", "install docker", "install nix"]);
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Dirs {
         self.cache.join("images")
     }
 
+    /// The lock of whoever brings an image to where a backend wants it.
+    pub fn import_lock(&self) -> PathBuf {
+        self.images().join(".import")
+    }
+
     /// Guest kernels, each a folder.
     pub fn kernels(&self) -> PathBuf {
         self.cache.join("kernels")

@@ -132,7 +132,7 @@ pub struct VmRecord {
     /// The guest's context id, where its vsock device is the kernel's.
     #[serde(default)]
     pub vsock_cid: Option<u32>,
-    /// How its vCPUs run: `kvm` or `tcg`.
+    /// How its vCPUs run: `kvm` or `tcg`; `container` where they are the host's, under the host's kernel.
     #[serde(default)]
     pub accelerator: Option<String>,
     /// The kernel command line it was started with.

@@ -21,6 +21,8 @@ pub enum GuestChannel {
     /// AF_VSOCK with the guest's context id.
     #[cfg(target_os = "linux")]
     Vsock(u32),
+    /// A Unix socket that the agent itself serves.
+    Direct(PathBuf),
 }
 
 /// A stream to a guest, whatever carries it.
@@ -37,7 +39,7 @@ impl GuestChannel {
     /// The guest's context id, where that is its address.
     pub fn cid(&self) -> Option<u32> {
         match self {
-            Self::Hybrid(_) => None,
+            Self::Hybrid(_) | Self::Direct(_) => None,
             #[cfg(target_os = "linux")]
             Self::Vsock(cid) => Some(*cid),
         }
@@ -48,6 +50,7 @@ impl GuestChannel {
         let connect = async {
             match self {
                 Self::Hybrid(path) => hybrid_connect(crate::unix::connect(path)?, port).await.map(GuestStream::Unix),
+                Self::Direct(path) => crate::unix::connect(path).map(GuestStream::Unix),
                 #[cfg(target_os = "linux")]
                 Self::Vsock(cid) => {
                     let address = tokio_vsock::VsockAddr::new(*cid, port);

@@ -3,18 +3,12 @@
 use crate::facts;
 use crate::program::{BUSYBOX, FIRECRACKER, NIX, NotThere, OTHERS, Program, QEMU, VHOST_DEVICE_VSOCK, numbers};
 use futures_util::future::join_all;
-use hyper::Method;
 use mvm_core::{Choice, Diagnostic, Dirs, Kvm, Lack, Part, Verdict};
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use serde::Serialize;
+use std::path::PathBuf;
 
 /// The first QEMU with `vhost-user-vsock-device`.
 const QEMU_SINCE: (u32, u32) = (5, 1);
-/// How long Docker may take to answer.
-const DOCKER_DEADLINE: Duration = Duration::from_secs(1);
-/// Where its daemon listens unless `DOCKER_HOST` says otherwise.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -59,7 +53,7 @@ impl Report {
 /// Tries everything. Takes as long as the slowest part, and that has a deadline.
 pub async fn examine(dirs: &Dirs) -> Report {
     let (mut facts, mut qemu, vsock, firecracker, nix, busybox, others, docker, files) = tokio::join!(
-        facts::gather(dirs),
+        facts::gather_but_docker(dirs),
         look_at(&QEMU),
         look_at(&VHOST_DEVICE_VSOCK),
         look_at(&FIRECRACKER),
@@ -81,6 +75,7 @@ pub async fn examine(dirs: &Dirs) -> Report {
     if !facts::kernel_vsock() {
         facts.vsock = part(&vsock);
     }
+    facts.docker = part(&docker);
     facts.nix = part(&nix);
     let mut dependencies = vec![firecracker, qemu, vsock, nix, busybox];
     dependencies.extend(others.into_iter().chain([docker]).chain(files));
@@ -122,49 +117,14 @@ async fn busybox() -> Dependency {
 
 /// The daemon, by asking it.
 async fn docker() -> Dependency {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Version {
-        version: String,
-    }
-    let found = |path: Option<PathBuf>, version: Result<String, Lack>| {
-        let (version, lack) = version.map_or_else(|lack| (None, Some(lack)), |v| (Some(v), None));
-        Dependency { name: "docker", needed_for: "containers, which are to come", path, version, lack }
+    #[cfg(target_os = "linux")]
+    let (path, version, lack) = match crate::backend::docker::probe().await {
+        Ok(found) => (Some(found.socket), Some(found.version), None),
+        Err(error) => (None, None, Some(error.lack())),
     };
-    let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-    let socket = match host.as_deref().map(|host| host.strip_prefix("unix://")) {
-        None => PathBuf::from(DOCKER_SOCKET),
-        Some(Some(path)) => PathBuf::from(path),
-        Some(None) => {
-            let why = format!("DOCKER_HOST is {:?}, which is not on this machine", host.unwrap_or_default());
-            return found(None, Err(Lack::new(why, "unset DOCKER_HOST, or set it to unix:///PATH")));
-        }
-    };
-    let version = match crate::http::ask(&socket, Method::GET, "/version", None, DOCKER_DEADLINE).await {
-        Ok(answer) => serde_json::from_slice::<Version>(&answer.body)
-            .ok()
-            .filter(|_| answer.status.is_success())
-            .map(|v| v.version)
-            .ok_or_else(|| Lack::hopeless(format!("what listens at {} is not Docker", socket.display()))),
-        Err(error) => Err(no_docker(&socket, &error)),
-    };
-    found(Some(socket), version)
-}
-
-fn no_docker(socket: &Path, error: &std::io::Error) -> Lack {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
-    let socket = socket.display();
-    match error.kind() {
-        NotFound | ConnectionRefused => Lack::new(
-            format!("no Docker daemon listens at {socket}"),
-            "`systemctl start docker`, where Docker is wanted",
-        ),
-        PermissionDenied => {
-            let hint = "`sudo usermod -aG docker $USER`, then log in again: whoever may use Docker is as good as root";
-            Lack::new(format!("you may not use {socket}"), hint)
-        }
-        _ => Lack::hopeless(format!("Docker at {socket}: {error}")),
-    }
+    #[cfg(not(target_os = "linux"))]
+    let (path, version, lack) = (None, None, facts::docker().await.err());
+    Dependency { name: "docker", needed_for: "VMs that are containers", path, version, lack }
 }
 
 /// What the built-in image is made of, beside programs.

@@ -5,13 +5,32 @@ use mvm_core::{Dirs, HostFacts, Kvm, Part};
 
 /// The facts, as far as they can be told without starting programs. KVM is tried, once a boot of the host.
 pub(crate) async fn gather(dirs: &Dirs) -> HostFacts {
+    let (facts, docker) = tokio::join!(gather_but_docker(dirs), docker());
+    HostFacts { docker, ..facts }
+}
+
+/// The facts, for somebody who asks the Docker daemon by himself.
+pub(crate) async fn gather_but_docker(dirs: &Dirs) -> HostFacts {
     HostFacts {
         kvm: kvm(dirs).await,
         firecracker: FIRECRACKER.present(),
         qemu: QEMU.present(),
         vsock: vsock(),
+        docker: Err(mvm_core::Lack::hopeless("Docker was not asked")),
         nix: NIX.present(),
     }
+}
+
+/// A Docker daemon that answers.
+#[cfg(target_os = "linux")]
+pub(crate) async fn docker() -> Part {
+    crate::backend::docker::probe().await.map(|_| ()).map_err(|error| error.lack())
+}
+
+/// Elsewhere Docker runs in a VM of its own, and no socket of ours leads into that.
+#[cfg(not(target_os = "linux"))]
+pub(crate) async fn docker() -> Part {
+    Err(mvm_core::Lack::hopeless("Docker runs containers of mvm on Linux only"))
 }
 
 /// A vsock device for QEMU.

@@ -2,7 +2,7 @@
 
 use crate::channel::{GuestChannel, GuestStream, open_channel};
 use crate::{files, registry::Registry};
-use mvm_core::{ErrorKind, Fault, Feature, VmName, VmState};
+use mvm_core::{ErrorKind, Fault, Feature, Hypervisor, VmName, VmRecord, VmState};
 use mvm_protocol::{Channel, ChannelError, ChannelKeys, Control, ExitStatus, FrameType, STDIN_WINDOW};
 use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -34,15 +34,16 @@ pub async fn channel(registry: &Registry, name: &VmName) -> Result<Channel<Guest
     let keys: ChannelKeys =
         files::read_json(&vm.keys()).map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
     let keys = keys.host().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
-    Ok(open_channel(&locate(vm.vsock_socket(), record.vsock_cid), &keys).await?)
+    Ok(open_channel(&locate(vm.vsock_socket(), &record), &keys).await?)
 }
 
 /// Which transport the supervisor set up.
-fn locate(hybrid: PathBuf, cid: Option<u32>) -> GuestChannel {
-    match cid {
+fn locate(socket: PathBuf, record: &VmRecord) -> GuestChannel {
+    match (record.vsock_cid, record.hypervisor) {
         #[cfg(target_os = "linux")]
-        Some(cid) => GuestChannel::Vsock(cid),
-        _ => GuestChannel::Hybrid(hybrid),
+        (Some(cid), _) => GuestChannel::Vsock(cid),
+        (_, Some(Hypervisor::Docker)) => GuestChannel::Direct(socket),
+        _ => GuestChannel::Hybrid(socket),
     }
 }
 

@@ -27,6 +27,8 @@ mod templates;
 mod tsc;
 mod unix;
 
+#[cfg(target_os = "linux")]
+pub use backend::docker;
 pub use backend::firecracker::api as firecracker_api;
 pub use backend::{AnyBackend, BackendError, RunnerError, check_runner};
 pub use channel::{GuestChannel, GuestStream, open_channel};

@@ -1,9 +1,10 @@
 //! Which VMs exist, and which of them live. The presence of a folder says that a name is taken; a lock on that folder,
 //! which a supervisor holds, says that the VM lives. Nothing else is believed.
 
+use crate::backend::{self, BackendError};
 use crate::files;
 use crate::folders::{self, Failed, begins, is_at, share, sweep};
-use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, VmDirs, VmName, VmRecord, VmSpec, VmState};
+use mvm_core::{Diagnostic, Dirs, ErrorKind, ExitReason, Hypervisor, VmDirs, VmName, VmRecord, VmSpec, VmState};
 use mvm_protocol::ChannelKeys;
 use rustix::fs::FlockOperation;
 use std::fs::File;
@@ -228,10 +229,36 @@ impl Registry {
         share(&roots).map_err(io_error("lock", &roots))
     }
 
-    /// Removes a VM that does not run, and everything it owns.
-    pub fn remove(&self, name: &VmName) -> Result<(), RegistryError> {
+    /// Removes a VM that does not run, and everything it owns. What its backend keeps elsewhere and could not remove is
+    /// told; the backend's next start of any VM does it then.
+    pub async fn remove(&self, name: &VmName) -> Result<Option<BackendError>, RegistryError> {
         let _lock = self.lock(name)?;
-        self.remove_locked(name)
+        let left = self.forget_locked(name).await.err();
+        self.remove_locked(name)?;
+        Ok(left)
+    }
+
+    /// Removes what the backend of a VM keeps beside the VM's folders. The caller holds its lock.
+    pub(crate) async fn forget_locked(&self, name: &VmName) -> Result<(), BackendError> {
+        backend::forget(&self.dirs, name, self.last_hypervisor(name)).await
+    }
+
+    /// Ends what VMs may have left running whose supervisors died: all but what could not notice has ended by itself.
+    /// Best effort: their next start does it too.
+    pub async fn settle_backends(&self, vms: &[Snapshot]) {
+        for Snapshot { spec, record } in vms.iter().filter(|vm| vm.record.exit == Some(ExitReason::SupervisorDied)) {
+            let Ok(Some(_still)) = idle(&self.vm(&spec.name)) else { continue };
+            if let Err(error) = backend::settle(&self.dirs, &spec.name, record.hypervisor).await {
+                tracing::debug!(%error, vm = %spec.name, "cannot look for what its supervisor left");
+            }
+        }
+    }
+
+    /// What a VM ran on last, or is to run on.
+    fn last_hypervisor(&self, name: &VmName) -> Option<Hypervisor> {
+        let vm = self.vm(name);
+        let ran = files::read_json::<VmRecord>(&vm.state()).ok().and_then(|record| record.hypervisor);
+        ran.or_else(|| files::read_json::<VmSpec>(&vm.spec()).ok()?.hypervisor)
     }
 
     /// Removes a VM whose lock the caller holds.
@@ -245,12 +272,15 @@ impl Registry {
     }
 
     /// Removes a VM that does not run, with its volumes; or the volumes alone, where a VM of that name was removed before.
-    pub fn remove_with_volumes(&self, name: &VmName) -> Result<(), RegistryError> {
+    /// What the backend could not remove is given as in [`Self::remove`].
+    pub async fn remove_with_volumes(&self, name: &VmName) -> Result<Option<BackendError>, RegistryError> {
         match self.lock(name) {
             Ok(_lock) => {
                 // While its folder is there, nobody else begins to use them.
                 self.remove_volumes(name)?;
-                self.remove_locked(name)
+                let left = self.forget_locked(name).await.err();
+                self.remove_locked(name)?;
+                Ok(left)
             }
             Err(RegistryError::NotFound(_)) if !self.volumes(name).is_empty() => {
                 let vms = self.dirs.vms();
@@ -262,7 +292,8 @@ impl Registry {
                 if self.vm(name).share().exists() {
                     return Err(RegistryError::Taken(name.to_string()));
                 }
-                self.remove_volumes(name)
+                self.remove_volumes(name)?;
+                Ok(None)
             }
             Err(error) => Err(error),
         }

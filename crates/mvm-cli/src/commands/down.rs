@@ -59,10 +59,13 @@ async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool, volumes
         }
         Stopped::Now | Stopped::Killed => ctx.ui.status(&format!("{name} is stopped")),
     }
-    match remove.then(|| remove_stopped(ctx, name, volumes)) {
+    if !remove {
+        return Ok(());
+    }
+    match remove_stopped(ctx, name, volumes).await {
         // One that removes itself has done so.
-        None | Some(Ok(()) | Err(RegistryError::NotFound(_))) => Ok(()),
-        Some(Err(error)) => Err(error.into()),
+        Err(RegistryError::NotFound(_)) => Ok(()),
+        done => Ok(done?),
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) struct LsArgs {
 
 pub(crate) async fn run(args: LsArgs, ctx: &Context) -> Result<u8, Fault> {
     let mut vms = ctx.registry.list()?;
+    ctx.registry.settle_backends(&vms).await;
     vms.retain(|vm| args.all || vm.record.state.is_live());
     if args.json {
         ctx.ui.json(&vms)?;

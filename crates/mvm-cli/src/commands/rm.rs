@@ -1,7 +1,7 @@
 //! `mvmctl rm`.
 
 use super::down::{Stopped, every, stop};
-use crate::Context;
+use crate::{Context, boot};
 use mvm_core::{Fault, VmName};
 use mvm_runtime::RegistryError;
 
@@ -29,18 +29,15 @@ pub(crate) async fn run(args: RmArgs, ctx: &Context) -> Result<u8, Fault> {
 
 async fn remove(ctx: &Context, name: &VmName, args: &RmArgs) -> Result<(), Fault> {
     let killed = args.force && stop(ctx, name, 0).await? != Stopped::Before;
-    match remove_stopped(ctx, name, args.volumes) {
+    match remove_stopped(ctx, name, args.volumes).await {
         Err(RegistryError::NotFound(_)) if killed => Ok(()),
         done => Ok(done?),
     }
 }
 
 /// Removes a VM that does not run, and tells which volumes are left of it.
-pub(super) fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
-    if volumes {
-        return ctx.registry.remove_with_volumes(name);
-    }
-    ctx.registry.remove(name)?;
+pub(super) async fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
+    boot::remove(ctx, name, volumes).await?;
     let kept = ctx.registry.volumes(name);
     if !kept.is_empty() {
         let folder = ctx.registry.vm(name).volumes().display().to_string();

@@ -101,8 +101,8 @@ impl UpArgs {
             (self.memory.is_some(), Feature::Image, "--memory"),
             (!self.env.is_empty(), Feature::Image, "--env"),
             (!self.ports.is_empty(), Feature::Agent, "--port"),
-            (!self.volumes.is_empty(), Feature::Agent, "--volume"),
-            (!self.secrets.is_empty(), Feature::Agent, "--secret"),
+            (!self.volumes.is_empty(), Feature::Drives, "--volume"),
+            (!self.secrets.is_empty(), Feature::Drives, "--secret"),
             (self.boot_timeout.is_some(), Feature::Agent, "--boot-timeout"),
         ] {
             if given {

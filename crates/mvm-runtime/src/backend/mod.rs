@@ -10,13 +10,17 @@
 //! | the console | a stream of bytes, whatever it comes from |
 
 mod command_line;
+#[cfg(target_os = "linux")]
+pub mod docker;
 pub mod firecracker;
 mod microvm_nix;
 mod qemu;
 
 pub(crate) use microvm_nix::Runner;
 pub use microvm_nix::{RunnerError, check_runner};
-use mvm_core::{Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, Lack, LaunchSpec, Verdict};
+use mvm_core::{
+    Capabilities, Diagnostic, Dirs, ErrorKind, Hypervisor, KernelFormat, Lack, LaunchSpec, Verdict, VmName,
+};
 
 use rustix::process::Signal;
 use std::io;
@@ -34,6 +38,9 @@ pub enum AnyBackend {
     Firecracker(firecracker::Firecracker),
     /// QEMU's microvm machine.
     Qemu(qemu::Qemu),
+    /// Docker.
+    #[cfg(target_os = "linux")]
+    Docker(docker::Docker),
 }
 
 /// Why a backend could not do it.
@@ -96,6 +103,10 @@ pub enum BackendError {
         /// What it said, or the system.
         detail: String,
     },
+    /// Docker could not do it.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Docker(#[from] docker::DockerError),
     /// It does not answer as it should while it runs.
     #[error("{program} failed: {detail}")]
     Control {
@@ -125,6 +136,8 @@ impl BackendError {
 impl Diagnostic for BackendError {
     fn kind(&self) -> ErrorKind {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Docker(error) => error.kind(),
             Self::Program { .. } | Self::Chosen { .. } | Self::Unusable { .. } | Self::Start { .. } => {
                 ErrorKind::BackendUnavailable
             }
@@ -135,6 +148,8 @@ impl Diagnostic for BackendError {
     }
     fn hint(&self) -> Option<String> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Docker(error) => error.hint(),
             Self::Program { hint, .. } => Some((*hint).into()),
             Self::Unusable { lack, .. } => Some(
                 lack.hint.clone().unwrap_or_else(|| "`mvmctl doctor` tells what this machine can run VMs with".into()),
@@ -164,6 +179,13 @@ impl AnyBackend {
             },
             // The last resort tells what it lacks.
             Some(Hypervisor::Qemu) | None => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
+            #[cfg(target_os = "linux")]
+            Some(Hypervisor::Docker) => Ok(Self::Docker(docker::Docker::find(dirs).await?)),
+            #[cfg(not(target_os = "linux"))]
+            Some(hypervisor @ Hypervisor::Docker) => {
+                let lack = facts.docker.err().unwrap_or_else(|| Lack::hopeless("it is not for this system"));
+                Err(BackendError::Unusable { hypervisor, lack })
+            }
             Some(other @ Hypervisor::MicrovmNix) => Err(BackendError::NoImage(other)),
         }
     }
@@ -173,14 +195,18 @@ impl AnyBackend {
         match self {
             Self::Firecracker(_) => Hypervisor::Firecracker,
             Self::Qemu(_) => Hypervisor::Qemu,
+            #[cfg(target_os = "linux")]
+            Self::Docker(_) => Hypervisor::Docker,
         }
     }
 
-    /// How its vCPUs run: `kvm` or `tcg`.
+    /// How its vCPUs run: `kvm` or `tcg`; `container` where they are the host's, under the host's kernel.
     pub fn accelerator(&self) -> &'static str {
         match self {
             Self::Firecracker(_) => "kvm",
             Self::Qemu(q) => q.accelerator(),
+            #[cfg(target_os = "linux")]
+            Self::Docker(_) => "container",
         }
     }
 
@@ -189,6 +215,18 @@ impl AnyBackend {
         match self {
             Self::Firecracker(f) => Some(f.command_line(spec)),
             Self::Qemu(q) => Some(q.command_line(spec)),
+            #[cfg(target_os = "linux")]
+            Self::Docker(_) => None,
+        }
+    }
+
+    /// Brings the image to where the backend wants it, if that is not where it lies: minutes for a large one. Dropping
+    /// it ends it.
+    pub async fn import(&self, spec: &LaunchSpec) -> Result<(), BackendError> {
+        match self {
+            Self::Firecracker(_) | Self::Qemu(_) => Ok(()),
+            #[cfg(target_os = "linux")]
+            Self::Docker(docker) => Ok(docker.import(spec).await?),
         }
     }
 
@@ -205,7 +243,28 @@ impl AnyBackend {
         match self {
             Self::Firecracker(f) => f.start(spec, log).await,
             Self::Qemu(q) => q.start(spec, log).await,
+            #[cfg(target_os = "linux")]
+            Self::Docker(docker) => Ok(docker.start(spec).await?),
         }
+    }
+}
+
+/// Removes what a backend keeps of a VM beside the VM's own folders. The caller holds the VM's lock.
+pub(crate) async fn forget(dirs: &Dirs, name: &VmName, hypervisor: Option<Hypervisor>) -> Result<(), BackendError> {
+    match hypervisor {
+        #[cfg(target_os = "linux")]
+        Some(Hypervisor::Docker) => Ok(docker::Docker::find(dirs).await?.forget(name).await?),
+        _ => Ok(()),
+    }
+}
+
+/// Ends what a supervisor that died may have left running: what is no child of its own and could not notice. The caller
+/// sees to it that no other supervisor begins.
+pub(crate) async fn settle(dirs: &Dirs, name: &VmName, hypervisor: Option<Hypervisor>) -> Result<(), BackendError> {
+    match hypervisor {
+        #[cfg(target_os = "linux")]
+        Some(Hypervisor::Docker) => Ok(docker::Docker::find(dirs).await?.settle(name).await?),
+        _ => Ok(()),
     }
 }
 
@@ -222,7 +281,7 @@ pub struct Launched {
     pub console: Console,
 }
 
-/// A running machine. Dropping it kills its processes.
+/// A running machine. Dropping it ends it.
 #[derive(Debug)]
 pub struct Machine {
     /// Where the guest's agent will listen; none where it has no agent.
@@ -236,6 +295,8 @@ enum Vmm {
     Firecracker(firecracker::Vmm),
     Qemu(qemu::Vmm),
     MicrovmNix(microvm_nix::Vmm),
+    #[cfg(target_os = "linux")]
+    Docker(docker::Vmm),
 }
 
 /// How a machine ended.
@@ -254,6 +315,8 @@ impl Machine {
             Vmm::Firecracker(vmm) => vmm.pid(),
             Vmm::Qemu(vmm) => vmm.pid(),
             Vmm::MicrovmNix(vmm) => vmm.pid(),
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(vmm) => vmm.pid(),
         }
     }
 
@@ -263,6 +326,8 @@ impl Machine {
             Vmm::Firecracker(vmm) => vmm.ended().await,
             Vmm::Qemu(vmm) => vmm.ended().await,
             Vmm::MicrovmNix(vmm) => vmm.ended().await,
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(vmm) => vmm.ended().await,
         }
     }
 
@@ -272,6 +337,8 @@ impl Machine {
             Vmm::Firecracker(vmm) => vmm.pause().await,
             Vmm::Qemu(vmm) => vmm.pause().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::STOP),
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(vmm) => Ok(vmm.pause().await?),
         }
     }
 
@@ -281,6 +348,8 @@ impl Machine {
             Vmm::Firecracker(vmm) => vmm.resume().await,
             Vmm::Qemu(vmm) => vmm.resume().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::CONT),
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(vmm) => Ok(vmm.resume().await?),
         }
     }
 
@@ -289,6 +358,8 @@ impl Machine {
         match &mut self.vmm {
             // Their guests are asked through their agent.
             Vmm::Firecracker(_) | Vmm::Qemu(_) => Ok(false),
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(_) => Ok(false),
             Vmm::MicrovmNix(vmm) => vmm.ask_to_power_off(),
         }
     }
@@ -299,6 +370,8 @@ impl Machine {
             Vmm::Firecracker(vmm) => vmm.kill().await,
             Vmm::Qemu(vmm) => vmm.kill().await,
             Vmm::MicrovmNix(vmm) => vmm.kill().await,
+            #[cfg(target_os = "linux")]
+            Vmm::Docker(vmm) => vmm.kill().await,
         }
     }
 }

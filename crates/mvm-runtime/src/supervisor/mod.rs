@@ -82,6 +82,11 @@ pub async fn supervise(dirs: Dirs, options: SuperviseOptions) -> bool {
             (record, Some(fault), Vec::new())
         }
     };
+    if files::read_json::<VmSpec>(&vm.spec()).is_ok_and(|spec| spec.ephemeral)
+        && let Err(error) = registry.forget_locked(&options.name).await
+    {
+        tracing::warn!(%error, "what the backend keeps of the VM cannot be removed");
+    }
     finish(&registry, &vm, &options.name, record, fault, waiting, lock)
 }
 
@@ -209,9 +214,12 @@ impl Supervisor {
                 Runner { folder: &spec.image, work: &vm.runner() }.start(&log)?
             }
             forced => {
-                let launch = prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys, secrets).await?;
                 let backend = AnyBackend::choose(forced, registry.dirs()).await?;
-                record.hypervisor = Some(backend.hypervisor());
+                let hypervisor = backend.hypervisor();
+                record.hypervisor = Some(hypervisor);
+                let launch =
+                    prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys, hypervisor, secrets).await?;
+                prepare::while_wanted(parent, backend.import(&launch)).await?;
                 record.accelerator = Some(backend.accelerator().into());
                 record.cmdline = backend.command_line(&launch);
                 backend.start(&launch, &log).await?

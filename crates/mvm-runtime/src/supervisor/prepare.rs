@@ -3,8 +3,8 @@
 use super::launch::Parent;
 use crate::files;
 use mvm_core::{
-    Dirs, Drive, DriveRole, ErrorKind, Fault, GUEST_SCHEMA, GuestConfig, GuestVolume, LaunchSpec, Secrets, VmDirs,
-    VmSpec, Volume,
+    Dirs, Drive, DriveRole, ErrorKind, Fault, Feature, GUEST_SCHEMA, GuestConfig, GuestVolume, Hypervisor, LaunchSpec,
+    Secrets, VmDirs, VmSpec, Volume,
 };
 use mvm_image::{Image, Stop};
 use mvm_protocol::{ChannelKeys, PROTOCOL_VERSION};
@@ -17,12 +17,14 @@ pub(super) async fn launch_spec_for(
     vm: &VmDirs,
     spec: &VmSpec,
     keys: &ChannelKeys,
+    hypervisor: Hypervisor,
     secrets: Secrets,
 ) -> Result<LaunchSpec, Fault> {
     let (stopper, stop) =
         mvm_image::stoppable().map_err(|e| Fault::unexpected("cannot prepare the VM's drives", &e))?;
     let (dirs, vm, spec, keys) = (dirs.clone(), vm.clone(), spec.clone(), keys.clone());
-    let mut preparing = tokio::task::spawn_blocking(move || launch_spec(&dirs, &vm, &spec, &keys, &secrets, &stop));
+    let mut preparing =
+        tokio::task::spawn_blocking(move || launch_spec(&dirs, &vm, &spec, &keys, hypervisor, &secrets, &stop));
     let done = tokio::select! {
         done = &mut preparing => done,
         () = abandoned(parent) => {
@@ -33,6 +35,17 @@ pub(super) async fn launch_spec_for(
         }
     };
     done.map_err(|e| Fault::unexpected("cannot prepare the VM's drives", &e))?
+}
+
+/// Does something that may take long, for as long as the `up` that wants it is there; dropped when that is gone.
+pub(super) async fn while_wanted<T, E: Into<Fault>>(
+    parent: &mut mpsc::Receiver<Parent>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Fault> {
+    tokio::select! {
+        done = work => done.map_err(Into::into),
+        () = abandoned(parent) => Err(Fault::new(ErrorKind::Unexpected, "interrupted")),
+    }
 }
 
 async fn abandoned(parent: &mut mpsc::Receiver<Parent>) {
@@ -50,6 +63,7 @@ fn launch_spec(
     vm: &VmDirs,
     spec: &VmSpec,
     keys: &ChannelKeys,
+    hypervisor: Hypervisor,
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<LaunchSpec, Fault> {
@@ -63,16 +77,28 @@ fn launch_spec(
         );
         return Err(Fault::new(ErrorKind::ImageInvalid, message).with_hint("update mvmctl"));
     }
+    for (needed, what) in [
+        (!spec.volumes.is_empty(), "the VM's volumes"),
+        (!secrets.is_empty(), "the VM's secrets"),
+        (manifest.rootfs.read_only, "the image's read-only root"),
+    ] {
+        if needed {
+            hypervisor.require(Feature::Drives, what)?;
+        }
+    }
     let drive = |role, path: std::path::PathBuf, read_only| Drive { role, path, read_only };
     // The root comes first: a kernel without an initrd looks for it there.
     let mut drives = vec![drive(DriveRole::Root, image.rootfs().to_path_buf(), true)];
-    if !manifest.rootfs.read_only {
+    let with_drives = hypervisor.capabilities().drives;
+    if with_drives && !manifest.rootfs.read_only {
         if !vm.writable_layer().exists() {
             mvm_image::writable_layer(dirs, &vm.writable_layer(), stop)?;
         }
         drives.push(drive(DriveRole::Writable, vm.writable_layer(), false));
     }
-    drives.push(drive(DriveRole::Config, vm.config_drive(), true));
+    if with_drives {
+        drives.push(drive(DriveRole::Config, vm.config_drive(), true));
+    }
     let host_public_key = keys.host_public_hex().map_err(|e| Fault::unexpected("cannot read the VM's keys", &e))?;
     let config = GuestConfig {
         schema: GUEST_SCHEMA,
@@ -86,7 +112,9 @@ fn launch_spec(
         host_public_key,
         guest_secret_key: keys.guest_secret_hex().into(),
     };
-    mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
+    if with_drives {
+        mvm_image::write_config_drive(dirs, &vm.config_drive(), &config, stop)?;
+    }
     if !secrets.is_empty() {
         mvm_image::write_secrets_drive(dirs, &vm.secrets_drive(), secrets, stop)?;
         drives.push(drive(DriveRole::Secrets, vm.secrets_drive(), true));
@@ -100,6 +128,8 @@ fn launch_spec(
         initrd: image.initrd().map(Into::into),
         cmdline: manifest.cmdline.clone(),
         drives,
+        config,
+        agent: manifest.agent.clone(),
         runtime_dir: vm.runtime().to_path_buf(),
     })
 }

@@ -32,6 +32,11 @@ fn spec(folder: &Path, kernel: &Path) -> LaunchSpec {
         initrd: None,
         cmdline: "quiet".into(),
         drives: vec![drive(DriveRole::Root, "root", true), drive(DriveRole::Writable, "rw", false)],
+        config: serde_json::from_str(
+            r#"{"schema":1,"name":"bare","machineId":"0","hostPublicKey":"k","guestSecretKey":"s"}"#,
+        )
+        .unwrap(),
+        agent: serde_json::from_str(r#"{"protocol":1,"version":"0.1.0"}"#).unwrap(),
         runtime_dir: folder.into(),
     }
 }

@@ -74,6 +74,11 @@ mod tests {
             initrd: None,
             cmdline: "acpi=off  a=b".into(),
             drives: (0..drives).map(drive).collect(),
+            config: serde_json::from_str(
+                r#"{"schema":1,"name":"a","machineId":"0","hostPublicKey":"k","guestSecretKey":"s"}"#,
+            )
+            .unwrap(),
+            agent: serde_json::from_str(r#"{"protocol":1,"version":"0.1.0"}"#).unwrap(),
             runtime_dir: "/r".into(),
         }
     }

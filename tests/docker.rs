@@ -1,0 +1,319 @@
+//! VMs that are containers, on a real Docker.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
+
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use support::docker::Daemon;
+use support::events::Process;
+use support::{User, text};
+use terminal::Terminal;
+
+const UP: &[&str] = &["up", "-d", "--hypervisor", "docker", "--name", "one", "--memory", "128M"];
+
+/// Asserts that nothing of VMs is left, here or at Docker.
+fn nothing_left(user: &User, daemon: &Daemon) {
+    user.assert_nothing_left();
+    assert_eq!(daemon.containers(), []);
+}
+
+fn record(user: &User, vm: &str) -> serde_json::Value {
+    serde_json::from_str::<serde_json::Value>(&user.ok(&["inspect", vm, "--json"])).unwrap()["record"].clone()
+}
+
+fn process(record: &serde_json::Value, field: &str) -> Process {
+    Process::open(u32::try_from(record[field].as_u64().unwrap()).unwrap()).unwrap()
+}
+
+#[test]
+fn a_container_does_what_a_vm_does() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    let up = user.run(&[UP, &["-e", "GREETING=hello"]].concat());
+    assert!(up.status.success(), "{}", text(&up.stderr));
+    assert!(text(&up.stderr).contains("weaker wall"), "{}", text(&up.stderr));
+    let sh = |script: &str| user.ok(&["exec", "one", "--", "sh", "-c", script]);
+    // exec: names, environment, codes, users, a megabyte of anything.
+    assert_eq!(sh("hostname; cat /etc/hostname; echo $GREETING"), "one\none\nhello\n");
+    user.fails(3, &["exec", "one", "--", "sh", "-c", "exit 3"]);
+    user.fails(127, &["exec", "one", "--", "no-such-program"]);
+    user.fails(143, &["exec", "one", "--", "sh", "-c", "kill -TERM $$"]);
+    assert_eq!(user.ok(&["exec", "-u", "1000", "one", "--", "id", "-u"]), "1000\n");
+    let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut cat = user.command(&["exec", "one", "--", "cat"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, sent) = (cat.stdin.take().unwrap(), bytes.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let out = cat.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(out.status.success() && out.stdout == bytes);
+    // Files.
+    let path = |name: &str| user.home().join(name).display().to_string();
+    std::fs::create_dir(path("tree")).unwrap();
+    std::fs::write(user.home().join("tree/data"), &bytes).unwrap();
+    user.ok(&["cp", &path("tree"), "one:/root/tree"]);
+    user.ok(&["cp", "one:/root/tree", &path("back")]);
+    assert!(std::fs::read(user.home().join("back/data")).unwrap() == bytes);
+    // A terminal.
+    let mut terminal = Terminal::spawn(&mut user.command(&["console", "one"]), 30, 100);
+    terminal.type_in("PS1='pro''mpt> '; stty size; tty\n");
+    let seen = terminal.until("prompt> ");
+    assert!(seen.contains("30 100") && seen.contains("/dev/pts/"), "{seen:?}");
+    terminal.type_in("exit 7\n");
+    assert_eq!(terminal.end().0.code(), Some(7));
+    // A port.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let serve = "while :; do nc -l -p 7 -e cat; done >/dev/null 2>&1 & until nc -z 127.0.0.1 7; do :; done";
+    sh(&format!("setsid sh -c '{serve}'"));
+    user.ok(&["forward", "one", "-p", &format!("{port}:7")]);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"there and back").unwrap();
+    let mut echo = [0; 14];
+    stream.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"there and back");
+    drop(stream);
+    // A pause, and the console's log.
+    user.ok(&["pause", "one"]);
+    assert_eq!(daemon.containers()[0].1, "paused");
+    assert!(user.fails(10, &["exec", "one", "--", "true"]).contains("resume"));
+    user.ok(&["resume", "one"]);
+    sh("echo a word on the console > /dev/console; echo kept > /root/file");
+    assert!(user.ok(&["logs", "one"]).contains("a word on the console"));
+    user.ok(&["down", "one"]);
+    assert!(user.ok(&["logs", "one"]).contains("powered off cleanly"));
+    user.assert_nothing_left();
+    // The layer is the VM's until it is removed, and not a day longer.
+    user.ok(&["start", "-d", "one"]);
+    assert_eq!(sh("cat /root/file"), "kept\n");
+    // An end from within, and one while paused.
+    let waits = user.command(&["wait", "one", "--until", "stopped"]).spawn().unwrap();
+    let _ = user.run(&["exec", "one", "--", "sh", "-c", "kill -TERM 1"]);
+    assert!(waits.wait_with_output().unwrap().status.success());
+    user.ok(&["start", "-d", "one"]);
+    user.ok(&["pause", "one"]);
+    user.ok(&["down", "one", "--rm"]);
+    nothing_left(&user, &daemon);
+    user.ok(UP);
+    user.fails(1, &["exec", "one", "--", "cat", "/root/file"]);
+    user.ok(&["rm", "--force", "one"]);
+    nothing_left(&user, &daemon);
+    // One that removes itself.
+    user.ok(&[UP, &["--rm"]].concat());
+    user.ok(&["down", "one"]);
+    assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
+    nothing_left(&user, &daemon);
+}
+
+#[test]
+fn an_image_is_imported_once_and_its_containers_are_apart() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    let up = |name: &'static str| ["up", "-d", "--hypervisor", "docker", "--name", name, "--memory", "64M"];
+    // Two at once import it once.
+    let begin = |name| user.command(&up(name)).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    for mut child in [begin("one"), begin("two")] {
+        assert!(child.wait().unwrap().success());
+    }
+    let images = daemon.images();
+    assert_eq!(images.len(), 1);
+    user.ok(&["exec", "one", "--", "sh", "-c", "echo mine > /root/file"]);
+    user.fails(1, &["exec", "two", "--", "cat", "/root/file"]);
+    user.ok(&["down", "--rm", "one", "two"]);
+    user.ok(&up("three"));
+    assert_eq!(daemon.images(), images);
+    user.ok(&["down", "--rm", "three"]);
+    // A root that has changed is imported in place of what it was.
+    let image = builtin(&user);
+    let copy = user.home().join("image");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["kernel", "initrd.cpio", "rootfs.ext4", "image.json"] {
+        std::fs::write(copy.join(name), std::fs::read(image.join(name)).unwrap()).unwrap();
+    }
+    let given = copy.to_str().unwrap();
+    user.ok(&[&up("four")[..], &["--image", given]].concat());
+    user.ok(&["down", "--rm", "four"]);
+    let before = daemon.images();
+    assert_eq!(before.len(), 2);
+    let rootfs = std::fs::File::options().write(true).open(copy.join("rootfs.ext4")).unwrap();
+    rootfs.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    user.ok(&[&up("five")[..], &["--image", given]].concat());
+    user.ok(&["down", "--rm", "five"]);
+    assert_eq!(daemon.images().len(), 2);
+    assert_ne!(daemon.images(), before);
+    // Damage is found while it is read, and nothing half imported stays.
+    rootfs.write_all_at(&[0xff; 8192], 4096).unwrap();
+    let failed = user.fails(9, &[&up("six")[..], &["--image", given]].concat());
+    assert!(failed.contains("cannot be read") && failed.contains("hint:"), "{failed}");
+    // An agent of before knows nothing of containers.
+    let manifest = std::fs::read_to_string(copy.join("image.json")).unwrap();
+    let older = manifest.replace(r#""container""#, "");
+    assert_ne!(manifest, older);
+    std::fs::write(copy.join("image.json"), older).unwrap();
+    let failed = user.fails(9, &[&up("six")[..], &["--image", given]].concat());
+    assert!(failed.contains("cannot run in a container") && failed.contains("--hypervisor"), "{failed}");
+    assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
+    assert_eq!(daemon.images().len(), 2);
+    nothing_left(&user, &daemon);
+}
+
+fn builtin(user: &User) -> PathBuf {
+    let images = user.home().join(".cache/mvm/images");
+    let is_builtin = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("builtin-");
+    images.read_dir().unwrap().map(|entry| entry.unwrap().path()).find(is_builtin).unwrap()
+}
+
+#[test]
+fn a_container_dies_with_its_supervisor() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    user.ok(UP);
+    user.ok(&[
+        "exec",
+        "one",
+        "--",
+        "sh",
+        "-c",
+        "echo kept > /root/file; setsid sleep 1000 </dev/null >/dev/null 2>&1 &",
+    ]);
+    let at = record(&user, "one");
+    let pid_1 = process(&at, "vmmPid");
+    process(&at, "supervisorPid").signal(Signal::KILL);
+    pid_1.gone();
+    assert!(user.ok(&["ls", "-a"]).contains("failed"));
+    user.assert_nothing_left();
+    // What it had is there, and it starts again.
+    user.ok(&["start", "-d", "one"]);
+    assert_eq!(user.ok(&["exec", "one", "--", "cat", "/root/file"]), "kept\n");
+    // One that is frozen notices nothing: whoever looks next ends it.
+    for looks in [&["ls", "-a"][..], &["start", "-d", "one"]] {
+        user.ok(&["pause", "one"]);
+        let at = record(&user, "one");
+        let pid_1 = process(&at, "vmmPid");
+        let supervisor = process(&at, "supervisorPid");
+        supervisor.signal(Signal::KILL);
+        supervisor.gone();
+        user.ok(looks);
+        pid_1.gone();
+        if looks[0] == "ls" {
+            assert_eq!(daemon.containers()[0].1, "exited");
+            user.ok(&["start", "-d", "one"]);
+        }
+    }
+    // PID 1 dies, and the supervisor tells.
+    let at = record(&user, "one");
+    process(&at, "vmmPid").signal(Signal::KILL);
+    process(&at, "supervisorPid").gone();
+    let said = record(&user, "one")["fault"]["message"].as_str().unwrap().to_owned();
+    assert!(said.contains("signal 9"), "{said}");
+    // `rm` of one that was paused and left.
+    user.ok(&["start", "-d", "one"]);
+    user.ok(&["pause", "one"]);
+    let supervisor = process(&record(&user, "one"), "supervisorPid");
+    supervisor.signal(Signal::KILL);
+    supervisor.gone();
+    user.ok(&["rm", "one"]);
+    nothing_left(&user, &daemon);
+}
+
+#[test]
+fn docker_that_goes_away_is_told() {
+    let Some(mut daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    for end in [Daemon::stop as fn(&mut Daemon), Daemon::kill] {
+        user.ok(UP);
+        let at = record(&user, "one");
+        let (pid_1, supervisor) = (process(&at, "vmmPid"), process(&at, "supervisorPid"));
+        end(&mut daemon);
+        supervisor.gone();
+        // Killed or not, it leaves no container behind that runs.
+        pid_1.gone();
+        let now = record(&user, "one");
+        assert!(["failed", "stopped"].contains(&now["state"].as_str().unwrap()), "{now}");
+        let failed = user.fails(5, &["start", "-d", "one"]);
+        assert!(failed.contains("Docker does not run") && failed.contains("DOCKER_HOST"), "{failed}");
+        user.assert_nothing_left();
+        // A VM can be removed all the same; its container goes when Docker is there again.
+        let removed = user.run(&["rm", "one"]);
+        assert!(removed.status.success() && text(&removed.stderr).contains("warning:"), "{}", text(&removed.stderr));
+        daemon.start_again();
+        assert_eq!(daemon.containers().len(), 1);
+        user.ok(&["up", "-d", "--hypervisor", "docker", "--name", "other", "--memory", "64M"]);
+        user.ok(&["down", "--rm", "other"]);
+        nothing_left(&user, &daemon);
+    }
+}
+
+#[test]
+fn a_container_is_kept_in_bounds() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    user.ok(UP);
+    let fails = |script: &str| {
+        let out = user.run(&["exec", "one", "--", "sh", "-c", script]);
+        assert!(!out.status.success(), "{script}: {}", text(&out.stdout));
+    };
+    // Nothing that is the host's: a reboot, devices, mounts, names, links, and the folder of its sockets.
+    for script in [
+        "reboot -f",
+        "mknod /root/disk b 8 0",
+        "mount -t tmpfs none /mnt",
+        "hostname other",
+        "touch /proc/sysrq-trigger",
+        "touch /run/mvm/file",
+        "rm /run/mvm/announce.sock",
+        "umount /run/mvm",
+        "ip link add type dummy",
+    ] {
+        fails(script);
+    }
+    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, sys_chroot (capabilities(7)).
+    assert_eq!(user.ok(&["exec", "one", "--", "grep", "CapBnd", "/proc/self/status"]), "CapBnd:\t00000000000404fb\n");
+    assert_eq!(user.ok(&["exec", "one", "--", "grep", "NoNewPrivs", "/proc/self/status"]), "NoNewPrivs:\t1\n");
+    assert_eq!(user.ok(&["exec", "one", "--", "ls", "/sys/class/net"]), "lo\n");
+    // A user of the guest's gets at neither.
+    let out = user.run(&["exec", "-u", "1000", "one", "--", "ls", "/run/mvm"]);
+    assert!(!out.status.success());
+    // Nothing of its keys lies anywhere that the host could forget.
+    let keys = std::fs::read_to_string(user.home().join(".local/share/mvm/vms/one/keys.json")).unwrap();
+    let keys: serde_json::Value = serde_json::from_str(&keys).unwrap();
+    let secret = keys.as_object().unwrap().values().find_map(|key| key.as_str().filter(|k| k.len() >= 64)).unwrap();
+    let inspected = daemon.get(&format!("/containers/{}/json", daemon.containers()[0].0.trim_start_matches('/')));
+    assert!(!inspected.to_string().contains(secret));
+    // More memory than it has ends what takes it, or the VM: never the host's.
+    let eats = "x=$(head -c 300000000 /dev/zero | tr '\\0' x); echo ${#x}";
+    let out = user.run(&["exec", "one", "--", "sh", "-c", eats]);
+    assert!(!out.status.success(), "{}", text(&out.stdout));
+    user.ok(&["rm", "--force", "one"]);
+    nothing_left(&user, &daemon);
+}
+
+#[test]
+fn why_docker_cannot_be_used_is_told() {
+    let user = User::new();
+    let up = |host: &str| {
+        let out = user.command(UP).env("DOCKER_HOST", host).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(out.status.code(), Some(5), "{}", text(&out.stderr));
+        text(&out.stderr)
+    };
+    let said = up("tcp://127.0.0.1:2375");
+    assert!(said.contains("tcp://127.0.0.1:2375") && said.contains("Unix socket only"), "{said}");
+    let none = user.home().join("none.sock");
+    let said = up(&format!("unix://{}", none.display()));
+    assert!(said.contains("none.sock") && said.contains("systemctl start docker"), "{said}");
+    let dead = user.home().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    assert!(up(&format!("unix://{}", dead.display())).contains("nobody answers"));
+    // Somebody who takes connections and is not Docker.
+    let other = user.home().join("other.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"220 smtp\r\n"))));
+    assert!(up(&format!("unix://{}", other.display())).contains("does not answer as it should"));
+    user.assert_never_was();
+}
