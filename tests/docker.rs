@@ -315,5 +315,8 @@ fn why_docker_cannot_be_used_is_told() {
     let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
     std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"220 smtp\r\n"))));
     assert!(up(&format!("unix://{}", other.display())).contains("does not answer as it should"));
+    for socket in [dead, other] {
+        std::fs::remove_file(socket).unwrap();
+    }
     user.assert_never_was();
 }

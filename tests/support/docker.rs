@@ -25,6 +25,7 @@ impl Daemon {
             return None;
         }
         let folder = tempfile::Builder::new().prefix("mvm-dockerd-").tempdir().unwrap();
+        std::fs::write(folder.path().join("daemon.json"), "{}").unwrap();
         let mut daemon = Self { folder, process: None };
         daemon.start_again();
         Some(daemon)
@@ -34,10 +35,13 @@ impl Daemon {
     pub fn start_again(&mut self) {
         let at = |name: &str| self.folder.path().join(name).into_os_string();
         let with = |flag: &str, name: &str| [OsString::from(flag), at(name)];
+        // Its containerd dies with it when it is killed, but as a zombie may seem to live.
+        let _ = std::fs::remove_file(at("exec/containerd/containerd.pid"));
         let mut command = Command::new("dockerd");
         command
             .args([with("--data-root", "data"), with("--exec-root", "exec"), with("--pidfile", "pid")].concat())
-            .args(["-H", &self.host(), "--config-file", "/dev/null"])
+            .args(with("--config-file", "daemon.json"))
+            .args(["-H", &self.host()])
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--ip-forward=false"])
             .env("PATH", PROGRAMS)
             .stdin(Stdio::null())
@@ -46,7 +50,6 @@ impl Daemon {
         mvm_process::signal_with_parent(&mut command, rustix::process::Signal::TERM);
         let mut process = command.spawn().unwrap();
         let mut said = BufReader::new(process.stderr.take().unwrap()).lines();
-        self.process = Some(process);
         let mut all = String::new();
         loop {
             let line = said.next().unwrap_or_else(|| panic!("dockerd ended: {all}")).unwrap();
@@ -55,6 +58,7 @@ impl Daemon {
                 break;
             }
         }
+        self.process = Some(process);
         // It goes on talking, and must not have to wait for a reader.
         std::thread::spawn(move || said.for_each(drop));
     }
@@ -122,5 +126,7 @@ impl Drop for Daemon {
         if self.process.is_some() {
             self.stop();
         }
+        // Each daemon mounts its folder on itself, and one that is killed leaves that.
+        while rustix::mount::unmount(self.folder.path().join("data"), rustix::mount::UnmountFlags::DETACH).is_ok() {}
     }
 }
