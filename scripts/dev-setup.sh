@@ -38,6 +38,8 @@ programs=(
   "2 cpio cpio"
   "2 flock util-linux"
 )
+# Tests start a Docker of their own, which takes root.
+[ "$(id -u)" != 0 ] || programs+=("2 dockerd docker.io")
 
 # Packages whose program is missing, or is there but is not the kind we need.
 missing_packages() {
@@ -143,7 +145,7 @@ mapfile -t packages < <(missing_packages)
 if [ ${#packages[@]} -gt 0 ]; then
   # shellcheck source=lib/apt.sh
   source "$REPO/scripts/lib/apt.sh"
-  apt_install "${packages[@]}"
+  without_services apt_install "${packages[@]}"
 fi
 nix_store
 guest_kernel

@@ -183,8 +183,9 @@ fn a_container_dies_with_its_supervisor() {
         "echo kept > /root/file; setsid sleep 1000 </dev/null >/dev/null 2>&1 &",
     ]);
     let at = record(&user, "one");
-    let pid_1 = process(&at, "vmmPid");
-    process(&at, "supervisorPid").signal(Signal::KILL);
+    let (pid_1, supervisor) = (process(&at, "vmmPid"), process(&at, "supervisorPid"));
+    supervisor.signal(Signal::KILL);
+    supervisor.gone();
     pid_1.gone();
     assert!(user.ok(&["ls", "-a"]).contains("failed"));
     user.assert_nothing_left();
@@ -226,8 +227,18 @@ fn a_container_dies_with_its_supervisor() {
 fn docker_that_goes_away_is_told() {
     let Some(mut daemon) = Daemon::start() else { return };
     let user = User::with_docker(&daemon);
+    let doctor: serde_json::Value = serde_json::from_str(&user.ok(&["doctor", "--json"])).unwrap();
+    let backends = doctor["backends"].as_array().unwrap();
+    let docker = backends.iter().find(|backend| backend["hypervisor"] == "docker").unwrap();
+    assert_eq!((&docker["usable"], &docker["accelerator"]), (&true.into(), &"container".into()));
+    // Where it is chosen without being named, it stays so: the VM's layer lies in it.
+    let named: &[&str] = if doctor["chosen"]["hypervisor"] == "docker" {
+        &["up", "-d", "--name", "one", "--memory", "128M"]
+    } else {
+        UP
+    };
     for end in [Daemon::stop as fn(&mut Daemon), Daemon::kill] {
-        user.ok(UP);
+        user.ok(named);
         let at = record(&user, "one");
         let (pid_1, supervisor) = (process(&at, "vmmPid"), process(&at, "supervisorPid"));
         end(&mut daemon);
@@ -237,7 +248,7 @@ fn docker_that_goes_away_is_told() {
         let now = record(&user, "one");
         assert!(["failed", "stopped"].contains(&now["state"].as_str().unwrap()), "{now}");
         let failed = user.fails(5, &["start", "-d", "one"]);
-        assert!(failed.contains("Docker does not run") && failed.contains("DOCKER_HOST"), "{failed}");
+        assert!(failed.contains("no Docker daemon listens") && failed.contains("DOCKER_HOST"), "{failed}");
         user.assert_nothing_left();
         // A VM can be removed all the same; its container goes when Docker is there again.
         let removed = user.run(&["rm", "one"]);
@@ -303,13 +314,13 @@ fn why_docker_cannot_be_used_is_told() {
         text(&out.stderr)
     };
     let said = up("tcp://127.0.0.1:2375");
-    assert!(said.contains("tcp://127.0.0.1:2375") && said.contains("Unix socket only"), "{said}");
+    assert!(said.contains("tcp://127.0.0.1:2375") && said.contains("not on this machine"), "{said}");
     let none = user.home().join("none.sock");
     let said = up(&format!("unix://{}", none.display()));
     assert!(said.contains("none.sock") && said.contains("systemctl start docker"), "{said}");
     let dead = user.home().join("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-    assert!(up(&format!("unix://{}", dead.display())).contains("nobody answers"));
+    assert!(up(&format!("unix://{}", dead.display())).contains("no Docker daemon listens"));
     // Somebody who takes connections and is not Docker.
     let other = user.home().join("other.sock");
     let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();

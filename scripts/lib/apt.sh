@@ -26,6 +26,21 @@ apt_install() {
     die "apt-get install failed: $said"
 }
 
+# without_services COMMAND…: no service is started by the packages that the command installs: tests have their own.
+# invoke-rc.d(8) asks this program; a machine that has one already has its own policy.
+without_services() {
+  local policy=/usr/sbin/policy-rc.d done=0
+  if [ -e "$policy" ]; then
+    "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+  # In a shell of its own: where it gives up, this one still has to tidy up.
+  ("$@") || done=$?
+  as_root rm -f "$policy"
+  return "$done"
+}
+
 # private_apt DIR ARCH SUITE…: points APT_OPTS at SUITEs of Debian with state in DIR; touches nothing of the machine's.
 private_apt() {
   local dir=$1 arch=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirrors mirror security suite

@@ -254,8 +254,8 @@ impl Registry {
         }
     }
 
-    /// What a VM ran on last, or is to run on.
-    fn last_hypervisor(&self, name: &VmName) -> Option<Hypervisor> {
+    /// What a VM ran on last, or is to run on: that has its layer.
+    pub(crate) fn last_hypervisor(&self, name: &VmName) -> Option<Hypervisor> {
         let vm = self.vm(name);
         let ran = files::read_json::<VmRecord>(&vm.state()).ok().and_then(|record| record.hypervisor);
         ran.or_else(|| files::read_json::<VmSpec>(&vm.spec()).ok()?.hypervisor)

@@ -66,6 +66,8 @@ pub async fn supervise(dirs: Dirs, options: SuperviseOptions) -> bool {
     record.started_ms = Some(clock::now_ms());
     record.since_ms = clock::now_ms();
     record.supervisor_pid = Some(std::process::id());
+    // What it ran on before has its layer: a VM does not move because Docker was started or KVM came back.
+    record.hypervisor = registry.last_hypervisor(&options.name);
     let assembled = async {
         let (secrets, mut parent) =
             launch::parent().await.map_err(|e| Fault::unexpected("cannot hear who starts the VM", &e))?;
@@ -214,7 +216,7 @@ impl Supervisor {
                 Runner { folder: &spec.image, work: &vm.runner() }.start(&log)?
             }
             forced => {
-                let backend = AnyBackend::choose(forced, registry.dirs()).await?;
+                let backend = AnyBackend::choose(forced.or(record.hypervisor), registry.dirs()).await?;
                 let hypervisor = backend.hypervisor();
                 record.hypervisor = Some(hypervisor);
                 let launch =
