@@ -6,7 +6,7 @@ mod support;
 mod terminal;
 
 use rustix::process::Signal;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -160,6 +160,42 @@ fn an_image_is_imported_once_and_its_containers_are_apart() {
     assert!(failed.contains("cannot run in a container") && failed.contains("--hypervisor"), "{failed}");
     assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
     assert_eq!(daemon.images().len(), 2);
+    nothing_left(&user, &daemon);
+}
+
+#[test]
+fn an_import_that_nobody_wants_any_more_ends() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    // Much to import, and little to make: one large hole.
+    user.ok(&["up", "-d", "--hypervisor", "docker", "--name", "one", "--memory", "64M", "--rm"]);
+    user.ok(&["down", "one"]);
+    let (images, copy) = (daemon.images(), user.home().join("image"));
+    std::fs::create_dir_all(user.home().join("root")).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["kernel", "initrd.cpio"] {
+        std::fs::copy(builtin(&user).join(name), copy.join(name)).unwrap();
+    }
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(builtin(&user).join("image.json")).unwrap()).unwrap();
+    manifest["rootfs"]["sizeBytes"] = (1 << 30).into();
+    std::fs::write(copy.join("image.json"), manifest.to_string()).unwrap();
+    let file = |path: PathBuf, length| std::fs::File::create(path).unwrap().set_len(length).unwrap();
+    file(copy.join("rootfs.ext4"), 1 << 30);
+    file(user.home().join("root/hole"), 7 << 30);
+    let mut mke2fs = std::process::Command::new("mke2fs");
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let args = ["-q", "-F", "-t", "ext4", "-L", "mvm-root", "-d"];
+    let made = mke2fs.env("PATH", path).args(args).arg(user.home().join("root")).arg(copy.join("rootfs.ext4"));
+    assert!(made.status().unwrap().success());
+    let up = ["up", "-d", "--hypervisor", "docker", "--name", "two", "--image", copy.to_str().unwrap()];
+    let mut up = user.command(&up).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(up.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("importing")));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&up), Signal::INT).unwrap();
+    assert_eq!(up.wait().unwrap().code(), Some(130));
+    assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
+    assert_eq!(daemon.images(), images);
     nothing_left(&user, &daemon);
 }
 

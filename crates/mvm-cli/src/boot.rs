@@ -451,6 +451,7 @@ async fn launch(
             fault = interrupts.fault() => break fault,
         };
         match event {
+            Ok(Some(LaunchEvent::Importing)) => ctx.ui.status("importing the image, once; this may take a while"),
             Ok(Some(LaunchEvent::Started { record })) => {
                 ctx.ui.note_accelerator(record.accelerator.as_deref());
                 match LogFollower::open(&vm.console_log()) {

@@ -19,6 +19,9 @@ use tar::{Builder, EntryType, Header};
 /// Files may have this many times the bytes of their file system, for holes and for files with several names. More can
 /// only be made to fill the disk of whoever unpacks it.
 const MOST_TIMES: u64 = 8;
+/// What the name of a file begins with that stands for the lack of another (OCI image specification, layers): a file that
+/// is really called so cannot be told from it.
+const WHITEOUT: &[u8] = b".wh.";
 /// Where ext4 puts what its repair finds.
 const LOST_AND_FOUND: &[u8] = b"/lost+found";
 
@@ -77,6 +80,11 @@ impl<W: Write> Walk<'_, W> {
                 }
                 if name.as_ref().contains(&b'/') {
                     return Err(unreadable(self.rootfs, format!("{}: a name with a slash", text(&path))));
+                }
+                if name.as_ref().starts_with(WHITEOUT) {
+                    let why =
+                        format!("{}: to a container runtime this name means that a file was deleted", text(&path));
+                    return Err(unreadable(self.rootfs, why));
                 }
                 let of = entry.metadata().map_err(|e| self.bad(&path, e))?;
                 match of.file_type() {

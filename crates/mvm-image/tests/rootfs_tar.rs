@@ -158,6 +158,15 @@ fn what_would_never_end_is_refused() {
 }
 
 #[test]
+fn a_name_that_means_something_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/.wh.passwd"), "").unwrap();
+    refused(&ext4(dir.path(), &root, 1 << 20), "/etc/.wh.passwd");
+}
+
+#[test]
 fn a_truncated_image_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");

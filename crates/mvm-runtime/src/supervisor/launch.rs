@@ -20,6 +20,8 @@ const DETACH: &[u8] = b"detach\n";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum LaunchEvent {
+    /// The image is brought to where the backend wants it, which may take long and is done once.
+    Importing,
     /// The VMM runs.
     Started {
         /// The record.

@@ -221,7 +221,8 @@ impl Supervisor {
                 record.hypervisor = Some(hypervisor);
                 let launch =
                     prepare::launch_spec_for(parent, registry.dirs(), vm, &spec, &keys, hypervisor, secrets).await?;
-                prepare::while_wanted(parent, backend.import(&launch)).await?;
+                prepare::while_wanted(parent, backend.import(&launch, &|| launch::tell(&LaunchEvent::Importing)))
+                    .await?;
                 record.accelerator = Some(backend.accelerator().into());
                 record.cmdline = backend.command_line(&launch);
                 backend.start(&launch, &log).await?

@@ -150,7 +150,7 @@ mod tests {
     }
 
     /// Answers everybody with these bytes.
-    fn serve(path: &Path, answer: &'static str) {
+    fn serve(path: &Path, answer: String) {
         let listener = UnixListener::bind(path).unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -167,14 +167,12 @@ mod tests {
         assert!(matches!(find(&[at("none")]).await, Err(DockerError::NoSocket(places)) if places == [at("none")]));
         drop(UnixListener::bind(at("dead")).unwrap());
         assert!(matches!(find(&[at("none"), at("dead")]).await, Err(DockerError::Dead(path)) if path == at("dead")));
-        serve(&at("mail"), "220 smtp\r\n");
+        let http = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        serve(&at("mail"), "220 smtp\r\n".into());
         assert!(matches!(find(&[at("mail")]).await, Err(DockerError::Silent { .. })));
-        serve(&at("web"), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+        serve(&at("web"), http("hi"));
         assert!(matches!(find(&[at("web")]).await, Err(DockerError::Other(path)) if path == at("web")));
-        serve(
-            &at("live"),
-            "HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n{\"Version\":\"20.10.24\",\"ApiVersion\":\"1.41\"}",
-        );
+        serve(&at("live"), http(r#"{"Version":"20.10.24","ApiVersion":"1.41"}"#));
         let found = find(&[at("none"), at("dead"), at("live")]).await.unwrap();
         assert_eq!(found, DockerInfo { socket: at("live"), version: "20.10.24".into(), api: (1, 41) });
     }

@@ -37,11 +37,17 @@ const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
 /// Has the root file system in Docker; the image's id.
-pub(super) async fn ensure(client: &Docker, dirs: &Dirs, rootfs: &Path) -> Result<String, DockerError> {
+pub(super) async fn ensure(
+    client: &Docker,
+    dirs: &Dirs,
+    rootfs: &Path,
+    begins: &dyn Fn(),
+) -> Result<String, DockerError> {
     let key = key(rootfs).map_err(DockerError::io("read the image's root file system"))?;
     if let Some(id) = find(client, &key).await? {
         return Ok(id);
     }
+    begins();
     // Whoever else imports it now does it for us too.
     let _alone = lock(dirs).await.map_err(DockerError::io("lock the image store"))?;
     if let Some(id) = find(client, &key).await? {

@@ -35,15 +35,15 @@ impl Docker {
     }
 
     /// Has the image's root file system in Docker. Long the first time; dropping it ends it.
-    pub(super) async fn import(&self, spec: &LaunchSpec) -> Result<(), DockerError> {
+    pub(super) async fn import(&self, spec: &LaunchSpec, begins: &dyn Fn()) -> Result<(), DockerError> {
         if !spec.agent.can(features::CONTAINER) {
             return Err(DockerError::Agent { version: spec.agent.version.clone() });
         }
-        import::ensure(&self.client, &self.dirs, rootfs(spec)?).await.map(|_| ())
+        import::ensure(&self.client, &self.dirs, rootfs(spec)?, begins).await.map(|_| ())
     }
 
     pub(super) async fn start(&self, spec: &LaunchSpec) -> Result<Launched, DockerError> {
-        let image = import::ensure(&self.client, &self.dirs, rootfs(spec)?).await?;
+        let image = import::ensure(&self.client, &self.dirs, rootfs(spec)?, &|| ()).await?;
         let owner = Owner::new(&self.dirs);
         let launched = machine::launch(&self.client, &owner, spec, &image).await?;
         let (client, dirs) = (self.client.clone(), self.dirs.clone());
