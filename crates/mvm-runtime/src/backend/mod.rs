@@ -5,7 +5,8 @@
 //! |---|---|
 //! | kernels, vCPUs, pauses | [`Capabilities`], data of `mvm-core`, checked here before a backend is asked |
 //! | the kernel command line | [`AnyBackend::command_line`]; none where a guest runs on the host's kernel |
-//! | drives | each backend takes from [`LaunchSpec::drives`] what it can attach |
+//! | drives | each backend takes from [`LaunchSpec::drives`] what it can attach; a container gets a root only, imported |
+//! | the end | a VMM is a child that dies with its supervisor; a container has a lifeline |
 //! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
 //! | the console | a stream of bytes, whatever it comes from |
 
