@@ -361,9 +361,18 @@ fn a_claim_to_live_is_not_believed() {
             assert!(["spec.json", "keys.json", "rw.ext4"].iter().any(|name| path.ends_with(name)), "{path:?}");
         }
         std::fs::write(cache(&user).join("state.json"), &claim).unwrap();
+        let runtime = user.home().join(".cache/mvm/run/vms/vm");
+        std::fs::create_dir_all(&runtime).unwrap();
+        std::fs::write(runtime.join("secrets.ext4"), "for a guest that never came").unwrap();
     };
     left_by_a_dead_supervisor();
+    // Whoever has the drive still open reads nothing of the secrets.
+    let drive = user.home().join(".cache/mvm/run/vms/vm/secrets.ext4");
+    let mut open = std::fs::File::open(&drive).unwrap();
     assert!(!user.ok(&["ls"]).contains("vm"));
+    let mut left = Vec::new();
+    std::io::Read::read_to_end(&mut open, &mut left).unwrap();
+    assert!(!drive.exists() && left.iter().all(|byte| *byte == 0), "{left:?}");
     assert_eq!(shown(&user).as_deref(), Some("failed"));
     left_by_a_dead_supervisor();
     user.ok(&["down", "vm"]);

@@ -534,3 +534,16 @@ async fn until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_keep_a_guest_waiting_are_named() {
+        let status = |services| serde_json::from_str::<GuestStatus>(&format!(r#"{{"services":{services}}}"#)).unwrap();
+        let services = r#"{"a":{"state":"running"},"b":{"state":"starting"},"c":{"state":"back-off"}}"#;
+        assert_eq!(unready(&status(services)).as_deref(), Some("not ready: b, c"));
+        assert_eq!(unready(&status(r#"{"a":{"state":"running"}}"#)), None);
+    }
+}
