@@ -104,6 +104,10 @@ fn what_cannot_be_run() {
     fn up<'a>(more: &[&'a str]) -> Vec<&'a str> {
         [&["up", "-d", "vm", "--hypervisor", "microvm-nix"][..], more].concat()
     }
+    user.ok(&["template", "create", "site", "--flake", &at("guest"), "--hypervisor", "microvm-nix"]);
+    let stderr = user.fails(2, &["up", "-d", "vm", "--template", "site"]);
+    assert!(stderr.contains("microvm-nix cannot honour --template"), "{stderr}");
+    user.ok(&["template", "rm", "site"]);
     for (code, args, words) in [
         (2, up(&[]), "--flake"),
         (2, up(&["--image", "x"]), "--image"),

@@ -178,6 +178,8 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         let template = args.template.as_ref().map(|name| ctx.templates().get(name)).transpose()?;
         if let Some(template) = &template {
             wishes = wishes.or_of(&template.template);
+            // A template is an image, whatever runs it.
+            wishes.hypervisor.map_or(Ok(()), |hypervisor| hypervisor.require(Feature::Image, "--template"))?;
         }
         // Said before a build that may take long.
         wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
