@@ -96,6 +96,16 @@ pub enum BackendError {
         /// What was asked.
         asked: u32,
     },
+    /// More drives than it has interrupts for.
+    #[error("{hypervisor} gives a VM at most {max} drives, not {asked}")]
+    Drives {
+        /// Which backend.
+        hypervisor: Hypervisor,
+        /// Its limit.
+        max: usize,
+        /// What the VM needs: its own, and one for each volume.
+        asked: usize,
+    },
     /// A process or socket of it failed at the start.
     #[error("cannot start {program}: {detail}")]
     Start {
@@ -143,7 +153,7 @@ impl Diagnostic for BackendError {
                 ErrorKind::BackendUnavailable
             }
             Self::Kernel { .. } => ErrorKind::ImageInvalid,
-            Self::Vcpus { .. } | Self::NoImage(_) => ErrorKind::Usage,
+            Self::Vcpus { .. } | Self::Drives { .. } | Self::NoImage(_) => ErrorKind::Usage,
             Self::Control { .. } => ErrorKind::Unexpected,
         }
     }
@@ -155,6 +165,7 @@ impl Diagnostic for BackendError {
             Self::Unusable { lack, .. } => Some(
                 lack.hint.clone().unwrap_or_else(|| "`mvmctl doctor` tells what this machine can run VMs with".into()),
             ),
+            Self::Drives { .. } => Some("make the VM with fewer volumes, or with `--hypervisor qemu`".into()),
             Self::Vcpus { max, .. } => {
                 let more = Hypervisor::ALL.into_iter().filter(|h| h.capabilities().image);
                 let more = more.map(|h| (h, h.capabilities().max_vcpus)).find(|(_, most)| most > max);

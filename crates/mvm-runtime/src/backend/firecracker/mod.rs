@@ -20,6 +20,10 @@ const WORDS: &[&str] = &[
     "i8042.nopnp",
 ];
 
+/// Most drives. A machine has 19 interrupts for devices; the vsock device, the source of randomness and two devices of
+/// Firecracker's own (generation id and clock) take one each.
+const MOST_DRIVES: usize = 15;
+
 /// Firecracker as found on this machine.
 #[derive(Debug)]
 pub struct Firecracker {
@@ -37,6 +41,10 @@ impl Firecracker {
     }
 
     pub(super) async fn start(&self, spec: &LaunchSpec, log: &std::fs::File) -> Result<Launched, BackendError> {
+        let (asked, max) = (spec.drives.len(), MOST_DRIVES);
+        if asked > max {
+            return Err(BackendError::Drives { hypervisor: Hypervisor::Firecracker, max, asked });
+        }
         vmm::launch(self, spec, log).await
     }
 }

@@ -6,7 +6,7 @@ use super::super::{Firecracker, api::*};
 use super::bare_guest::{GREETING, Then, elf};
 use super::{log, spec};
 use crate::arrivals::Arrivals;
-use mvm_core::{KernelFormat, LaunchSpec};
+use mvm_core::{DriveRole, KernelFormat, LaunchSpec};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -252,4 +252,24 @@ async fn a_distributions_kernel_is_unpacked() {
 
 fn is_vmlinuz(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz-"))
+}
+
+#[tokio::test]
+async fn as_many_drives_as_it_takes_and_not_one_more() {
+    let Some(firecracker) = firecracker() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    LocalSet::new()
+        .run_until(async {
+            let mut spec = bare(dir.path(), &Then::Reset);
+            let path = spec.drives[0].path.clone();
+            let data = |n| mvm_core::Drive { role: DriveRole::Data(n), path: path.clone(), read_only: true };
+            spec.drives.extend((0..13).map(data));
+            let mut vm = firecracker.start(&spec, &log(dir.path())).await.unwrap();
+            says(&mut vm.console, GREETING, 1).await;
+            vm.machine.kill().await;
+            spec.drives.push(data(13));
+            let error = firecracker.start(&spec, &log(dir.path())).await.map(|_| ()).unwrap_err();
+            assert_eq!(error.to_string(), "firecracker gives a VM at most 15 drives, not 16");
+        })
+        .await;
 }
