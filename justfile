@@ -55,6 +55,10 @@ fmt:
 clippy:
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Type-check and lint for macOS; makes itself a toolchain, once
+check-darwin *ARGS:
+    scripts/check-darwin.sh {{ ARGS }}
+
 # Everything that judges without running: format, clippy, shell scripts
 lint: clippy
     cargo fmt --all --check

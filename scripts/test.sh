@@ -44,6 +44,8 @@ stage "format" cargo fmt --all --check
 stage "the guest program" guest
 export MVM_GUEST
 stage "lint" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+# About five minutes where the toolchain has to be made first, so only where somebody has made it.
+stage "lint for macOS" "$REPO/scripts/check-darwin.sh" --cached
 stage "tests" cargo nextest run --workspace --locked --no-fail-fast
 stage "doc tests" cargo test --quiet --workspace --doc --locked
 printf '\nall passed in %d s\n' $((SECONDS - started)) >&2

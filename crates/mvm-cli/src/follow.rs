@@ -1,7 +1,6 @@
-//! A log file that grows and is rotated, read as it does: woken by inotify(7), never by a clock.
+//! A log file that grows and is rotated, read as it does: woken by the system, never by a clock.
 
-use futures_util::StreamExt;
-use inotify::{EventStream, Inotify, WatchMask};
+use crate::changes::Changes;
 use mvm_core::Fault;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -49,19 +48,18 @@ impl Tail {
 pub(crate) struct LogFollower {
     path: PathBuf,
     file: Option<File>,
-    events: EventStream<[u8; 4096]>,
+    changes: Changes,
 }
 
 impl LogFollower {
     /// Reads the log at `path`, whose folder exists, from its start.
     pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
         let open = || -> io::Result<Self> {
-            let inotify = Inotify::init()?;
-            let folder = path.parent().unwrap_or(Path::new("."));
-            inotify.watches().add(folder, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)?;
             // The watch first: what is written from now on is either read or told.
+            let changes = Changes::of(path.parent().unwrap_or(Path::new(".")))?;
             let file = File::open(path).ok();
-            Ok(Self { path: path.into(), file, events: inotify.into_event_stream([0; 4096])? })
+            file.as_ref().map_or(Ok(()), |file| changes.also_of(file))?;
+            Ok(Self { path: path.into(), file, changes })
         };
         open().map_err(|e| Fault::unexpected(&format!("cannot follow {}", path.display()), &e))
     }
@@ -85,6 +83,7 @@ impl LogFollower {
             };
             if !same {
                 let mut next = next;
+                self.changes.also_of(&next)?;
                 (&mut next).take(PIECE as u64).read_to_end(&mut bytes)?;
                 self.file = Some(next);
             }
@@ -106,9 +105,7 @@ impl LogFollower {
 
     /// Returns when something has happened to the log. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
-        if self.events.next().await.is_none() {
-            std::future::pending().await
-        }
+        self.changes.next().await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod boot;
 mod build_events;
+mod changes;
 mod commands;
 mod follow;
 mod interrupt;

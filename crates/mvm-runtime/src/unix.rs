@@ -12,15 +12,24 @@ const SUN_PATH: usize = 100;
 
 /// Runs `use_path` with a path that fits into a socket address.
 fn with_short_path<T>(path: &Path, use_path: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() < SUN_PATH { use_path(path) } else { through_folder(path, use_path) }
+}
+
+#[cfg(target_os = "linux")]
+fn through_folder<T>(path: &Path, use_path: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     use std::os::fd::AsRawFd;
-    if path.as_os_str().len() < SUN_PATH {
-        return use_path(path);
-    }
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let folder = std::fs::File::open(folder)?;
     use_path(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+/// macOS has no such way.
+#[cfg(not(target_os = "linux"))]
+fn through_folder<T>(path: &Path, _: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let why = format!("{} is too long for a socket here; set MVM_RUNTIME_DIR to a shorter folder", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidFilename, why))
 }
 
 /// Connects to a socket at a path of any length.
@@ -41,7 +50,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

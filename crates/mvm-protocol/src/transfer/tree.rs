@@ -5,7 +5,7 @@
 //! Unix, whatever else happens to the tree meanwhile.
 
 use super::{MAX_DEPTH, MAX_PATH, TransferError};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -342,7 +342,8 @@ fn rename_into_place(folder: BorrowedFd<'_>, temporary: &OsStr, name: &OsStr) ->
 /// Files without a name, which vanish by themselves even where the process is killed.
 #[cfg(target_os = "linux")]
 mod unnamed {
-    use super::{AtFlags, BorrowedFd, CWD, File, Mode, OFlags, OsStr};
+    use super::{AtFlags, BorrowedFd, File, Mode, OFlags, OsStr};
+    use rustix::fs::CWD;
     use std::os::fd::AsRawFd;
 
     /// Whether such a file could be given a name: that goes through `/proc`.

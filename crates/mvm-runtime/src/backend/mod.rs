@@ -10,12 +10,25 @@
 //! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
 //! | the console | a stream of bytes, whatever it comes from |
 
+#[cfg(not(target_os = "linux"))]
+mod absent;
+#[cfg(target_os = "linux")]
 mod command_line;
 #[cfg(target_os = "linux")]
 pub mod docker;
+#[cfg(target_os = "linux")]
 pub mod firecracker;
+#[cfg(not(target_os = "linux"))]
+mod firecracker {
+    pub use super::absent::{Absent as Firecracker, Absent as Vmm};
+}
 mod microvm_nix;
+#[cfg(target_os = "linux")]
 mod qemu;
+#[cfg(not(target_os = "linux"))]
+mod qemu {
+    pub use super::absent::{Absent as Qemu, Absent as Vmm};
+}
 
 pub(crate) use microvm_nix::Runner;
 pub use microvm_nix::{RunnerError, check_runner};
@@ -75,6 +88,9 @@ pub enum BackendError {
         /// Why.
         lack: Lack,
     },
+    /// It belongs to another operating system.
+    #[error("{0} does not run on {system}", system = std::env::consts::OS)]
+    Elsewhere(Hypervisor),
     /// It runs something else than images.
     #[error("{0} runs no images of mvm")]
     NoImage(Hypervisor),
@@ -130,6 +146,7 @@ pub enum BackendError {
 
 impl BackendError {
     /// A program that has to be there.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS's own backend needs no program"))]
     pub(crate) fn find(hypervisor: Hypervisor, program: &Program) -> Result<PathBuf, Self> {
         let Program { name, hint, .. } = *program;
         match program.find() {
@@ -149,9 +166,11 @@ impl Diagnostic for BackendError {
         match self {
             #[cfg(target_os = "linux")]
             Self::Docker(error) => error.kind(),
-            Self::Program { .. } | Self::Chosen { .. } | Self::Unusable { .. } | Self::Start { .. } => {
-                ErrorKind::BackendUnavailable
-            }
+            Self::Program { .. }
+            | Self::Chosen { .. }
+            | Self::Unusable { .. }
+            | Self::Elsewhere(_)
+            | Self::Start { .. } => ErrorKind::BackendUnavailable,
             Self::Kernel { .. } => ErrorKind::ImageInvalid,
             Self::Vcpus { .. } | Self::Drives { .. } | Self::NoImage(_) => ErrorKind::Usage,
             Self::Control { .. } => ErrorKind::Unexpected,
@@ -184,21 +203,20 @@ impl AnyBackend {
     /// The backend that was forced, or the one that this machine offers.
     pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
         let facts = crate::facts::gather(dirs).await;
-        match forced.or(facts.choose().hypervisor) {
-            Some(hypervisor @ Hypervisor::Firecracker) => match facts.verdict(hypervisor) {
+        // The last resort tells what it lacks.
+        match forced.or(facts.choose().hypervisor).unwrap_or(Hypervisor::Qemu) {
+            other @ Hypervisor::MicrovmNix => Err(BackendError::NoImage(other)),
+            #[cfg(target_os = "linux")]
+            hypervisor @ Hypervisor::Firecracker => match facts.verdict(hypervisor) {
                 Verdict { usable: false, lack: Some(lack), .. } => Err(BackendError::Unusable { hypervisor, lack }),
                 _ => firecracker::Firecracker::find().map(Self::Firecracker),
             },
-            // The last resort tells what it lacks.
-            Some(Hypervisor::Qemu) | None => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
             #[cfg(target_os = "linux")]
-            Some(Hypervisor::Docker) => Ok(Self::Docker(docker::Docker::find(dirs).await?)),
+            Hypervisor::Qemu => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
+            #[cfg(target_os = "linux")]
+            Hypervisor::Docker => Ok(Self::Docker(docker::Docker::find(dirs).await?)),
             #[cfg(not(target_os = "linux"))]
-            Some(hypervisor @ Hypervisor::Docker) => {
-                let lack = facts.docker.err().unwrap_or_else(|| Lack::hopeless("it is not for this system"));
-                Err(BackendError::Unusable { hypervisor, lack })
-            }
-            Some(other @ Hypervisor::MicrovmNix) => Err(BackendError::NoImage(other)),
+            other => Err(BackendError::Elsewhere(other)),
         }
     }
 
@@ -306,6 +324,7 @@ pub struct Machine {
 
 /// The machine of one backend or another.
 #[derive(Debug)]
+#[allow(dead_code, clippy::large_enum_variant, reason = "one of another system's backend is never made")]
 enum Vmm {
     Firecracker(firecracker::Vmm),
     Qemu(qemu::Vmm),
