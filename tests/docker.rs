@@ -206,6 +206,31 @@ fn builtin(user: &User) -> PathBuf {
 }
 
 #[test]
+fn an_image_that_nix_built_is_a_container_too() {
+    let Some(daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    let flake = support::flake::install(&user);
+    let up = ["up", "-d", "--hypervisor", "docker", "--name", "web", "-p", "0:8080", "--flake"];
+    user.ok(&[&up[..], &[&format!("path:{}", flake.display())]].concat());
+    user.ok(&["wait", "web"]);
+    // Its service answers on a published port, as a user of its own.
+    let port = record(&user, "web")["ports"][0].as_str().unwrap().to_owned();
+    let address: std::net::SocketAddr = port.strip_suffix(":8080").unwrap().parse().unwrap();
+    let answer = std::iter::repeat_with(|| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut answer = String::new();
+        // One that is taken before the server listens ends without an answer.
+        let asked = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read_to_string(&mut answer));
+        asked.map(|_| answer).unwrap_or_default()
+    });
+    let until = std::time::Instant::now() + support::events::DEADLINE;
+    let answer = answer.take_while(|_| std::time::Instant::now() < until).find(|answer| !answer.is_empty());
+    assert!(answer.unwrap().ends_with("hello from the fixture flake\n"));
+    user.ok(&["down", "--rm", "web"]);
+    nothing_left(&user, &daemon);
+}
+
+#[test]
 fn a_container_dies_with_its_supervisor() {
     let Some(daemon) = Daemon::start() else { return };
     let user = User::with_docker(&daemon);
