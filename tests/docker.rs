@@ -285,6 +285,22 @@ fn a_container_dies_with_its_supervisor() {
 }
 
 #[test]
+fn docker_that_hangs_keeps_no_container_alive() {
+    let Some(mut daemon) = Daemon::start() else { return };
+    let user = User::with_docker(&daemon);
+    user.ok(UP);
+    let pid_1 = process(&record(&user, "one"), "vmmPid");
+    daemon.signal(Signal::STOP);
+    let down = user.command(&["down", "one", "--force"]).spawn().unwrap();
+    pid_1.gone();
+    daemon.signal(Signal::CONT);
+    assert!(down.wait_with_output().unwrap().status.success());
+    user.ok(&["rm", "one"]);
+    nothing_left(&user, &daemon);
+    daemon.stop();
+}
+
+#[test]
 fn docker_that_goes_away_is_told() {
     let Some(mut daemon) = Daemon::start() else { return };
     let user = User::with_docker(&daemon);

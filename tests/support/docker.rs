@@ -82,6 +82,11 @@ impl Daemon {
         self.end(rustix::process::Signal::KILL);
     }
 
+    /// Signals it.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        Process::open(self.process.as_ref().unwrap().id()).unwrap().signal(signal);
+    }
+
     fn end(&mut self, signal: rustix::process::Signal) {
         let process = self.process.take().unwrap();
         Process::open(process.id()).unwrap().signal(signal);

@@ -188,19 +188,22 @@ impl Vmm {
         self.client.unpause_container(&self.id).await.map_err(DockerError::refused("resume the container"))
     }
 
-    /// Ends the container, and waits until it has. Where Docker is gone, the broken lifeline ends it.
+    /// Ends the container, and waits until it has. The broken lifeline ends it where Docker is gone or hangs; Docker ends
+    /// what is frozen or does not look.
     pub(crate) async fn kill(&mut self) {
-        if self.ending.is_none()
-            && let Err(error) = container::kill(&self.client, &self.id).await
-        {
-            tracing::warn!(%error, "the container ends by its broken lifeline");
-        }
         self.lifeline = None;
-        if self.ending.is_none() {
-            match tokio::time::timeout(KILL_DEADLINE, &mut self.wait).await {
-                Ok(ending) => self.ending = Some(ending),
-                Err(_) => tracing::warn!(id = self.id, "the container does not end"),
+        if self.ending.is_some() {
+            return;
+        }
+        let killed = async {
+            if let Err(error) = container::kill(&self.client, &self.id).await {
+                tracing::warn!(%error, "the container has to end by its broken lifeline");
             }
+            (&mut self.wait).await
+        };
+        match tokio::time::timeout(KILL_DEADLINE, killed).await {
+            Ok(ending) => self.ending = Some(ending),
+            Err(_) => tracing::warn!(id = self.id, "Docker does not say that the container has ended"),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rootfs.ext4 ── tar ──→ image mvm:KEY           imported once, found again by its key
-//! VM ──────────────────→ container mvm-USER-VM   made at the first start, removed with the VM: its layer is the VM's
+//! VM ──────────────────→ container mvm-HASH-VM   made at the first start, removed with the VM: its layer is the VM's
 //! supervisor ─ lifeline → PID 1 (mvm-guest)      ends when its supervisor does
 //! ```
 
