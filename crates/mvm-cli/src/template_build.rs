@@ -1,8 +1,8 @@
 //! From a template to its image: what `template build` and `up --template` share.
 
 use crate::Context;
-use crate::boot::{self, Wanted};
 use crate::interrupt::Interrupts;
+use crate::nix_build::{self, Wanted};
 use mvm_core::{Fault, Template};
 use mvm_image::Image;
 use mvm_nix::{FlakeRef, FlakeRefError};
@@ -42,11 +42,11 @@ pub(crate) async fn build(
     // Aside at first: what is no image must not take the place of one.
     let aside = ctx.dirs().building_template(&stored.name);
     let wanted = Wanted { flake: flake.clone(), refresh };
-    let (_, output) = boot::nix_build(ctx, wanted, &aside, interrupts).await?;
+    let (_, output) = nix_build::build(ctx, wanted, &aside, interrupts).await?;
     let image = PathBuf::from(output.path.to_absolute_path());
     let kept = match Image::open(&image) {
         // Nix renames a new link over the old one.
-        Ok(_) => boot::keep(ctx, &image, &templates.files(&stored.name).gc_root(), interrupts).await,
+        Ok(_) => nix_build::keep(ctx, &image, &templates.files(&stored.name).gc_root(), interrupts).await,
         Err(error) => Err(error.into()),
     };
     let released = output.root.release();

@@ -1,9 +1,9 @@
 //! `mvmctl build`.
 
 use crate::Context;
-use crate::boot::{self, Wanted};
 use crate::build_events::{EventLines, Line};
 use crate::interrupt::Interrupts;
+use crate::nix_build::{self, Wanted};
 use crate::progress::BuildProgress;
 use clap::builder::NonEmptyStringValueParser;
 use mvm_core::{Fault, ImageManifest};
@@ -135,7 +135,7 @@ async fn build(
             lines.show(event);
         }
     };
-    let (_, output) = boot::nix_build_with(ctx, wanted, link, interrupts, events).await?;
+    let (_, output) = nix_build::build_with(ctx, wanted, link, interrupts, events).await?;
     drop(progress);
     let path = output.path.to_absolute_path();
     match mvm_image::Image::open(path.as_ref()) {

@@ -1,9 +1,10 @@
 //! `mvmctl exec`.
 
 use crate::Context;
-use crate::boot::{self, Wishes};
 use crate::commands::parse_env;
+use crate::creation::{self, Wishes};
 use crate::interrupt::Interrupts;
+use crate::{boot, source};
 use mvm_core::{Fault, Secrets, VmName};
 use mvm_protocol::{Control, ExecRequest, Request};
 use mvm_runtime::guest;
@@ -61,13 +62,13 @@ pub(crate) async fn run(args: ExecArgs, ctx: &Context) -> Result<u8, Fault> {
     });
     let mut interrupts = Interrupts::hear()?;
     let Some(name) = args.vm else {
-        let name = boot::new_name()?;
+        let name = creation::new_name()?;
         let wishes = Wishes { ephemeral: true, anonymous: true, ..Wishes::default() };
         let image = match &args.image {
-            Some(image) => boot::image(ctx, image, &mut interrupts).await?,
-            None => boot::built_in(ctx, &mut interrupts).await?,
+            Some(image) => source::image(ctx, image, &mut interrupts).await?,
+            None => source::built_in(ctx, &mut interrupts).await?,
         };
-        boot::create(ctx, name.clone(), image, wishes, &mut interrupts).await?;
+        creation::create(ctx, name.clone(), image, wishes, &mut interrupts).await?;
         let ready = boot::start(ctx, &name, &Secrets::default(), BOOT_DEADLINE, true, &mut interrupts).await?;
         let done = command(ctx, &name, &request, stdin, &mut interrupts).await;
         // Nothing in it outlives it, so there is nothing to save by stopping in order.

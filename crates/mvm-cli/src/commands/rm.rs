@@ -1,7 +1,7 @@
 //! `mvmctl rm`.
 
 use super::down::{Stopped, every, stop};
-use crate::{Context, boot};
+use crate::{Context, creation};
 use mvm_core::{Fault, VmName};
 use mvm_runtime::RegistryError;
 
@@ -37,7 +37,7 @@ async fn remove(ctx: &Context, name: &VmName, args: &RmArgs) -> Result<(), Fault
 
 /// Removes a VM that does not run, and tells which volumes are left of it.
 pub(super) async fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
-    boot::remove(ctx, name, volumes).await?;
+    creation::remove(ctx, name, volumes).await?;
     let kept = ctx.registry.volumes(name);
     if !kept.is_empty() {
         let folder = ctx.registry.vm(name).volumes().display().to_string();

@@ -1,9 +1,12 @@
 //! `mvmctl up`.
 
 use crate::Context;
-use crate::boot::{self, Ready, Wanted, Wishes};
+use crate::boot::{self, Ready};
 use crate::commands::parse_env;
+use crate::creation::{self, Wishes};
 use crate::interrupt::Interrupts;
+use crate::nix_build::Wanted;
+use crate::{secret_files, source};
 use mvm_core::{
     ErrorKind, Fault, Feature, Hypervisor, MemorySize, PortForward, SecretSource, TemplateName, VmName, Volume,
 };
@@ -138,11 +141,11 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             Err(RegistryError::NotFound(_)) => (name.clone(), false),
             Err(error) => return Err(error.into()),
         },
-        None => (boot::new_name()?, false),
+        None => (creation::new_name()?, false),
     };
     // Heard before anything is made: a signal ends in the removal of what there is by then.
     let mut interrupts = Interrupts::hear()?;
-    let secrets = boot::read_secrets(args.secrets.clone(), &mut interrupts).await?;
+    let secrets = secret_files::read(args.secrets.clone(), &mut interrupts).await?;
     if exists {
         if ctx.registry.is_running(&name)? {
             return Err(RegistryError::Running(name.to_string()).into());
@@ -189,15 +192,15 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
                 let wanted = Wanted::typed(flake, args.profile.as_deref(), args.refresh)?;
                 let link = ctx.dirs().gc_roots().join(name.as_str());
                 match args.hypervisor {
-                    Some(Hypervisor::MicrovmNix) => boot::runner(ctx, wanted, &link, &mut interrupts).await?,
-                    _ => boot::flake(ctx, wanted, &link, &mut interrupts).await?,
+                    Some(Hypervisor::MicrovmNix) => source::runner(ctx, wanted, &link, &mut interrupts).await?,
+                    _ => source::flake(ctx, wanted, &link, &mut interrupts).await?,
                 }
             }
-            (None, Some(image), _) => boot::image(ctx, image, &mut interrupts).await?,
-            (None, None, Some(template)) => boot::template(ctx, template, &mut interrupts).await?,
-            (None, None, None) => boot::built_in(ctx, &mut interrupts).await?,
+            (None, Some(image), _) => source::image(ctx, image, &mut interrupts).await?,
+            (None, None, Some(template)) => source::template(ctx, template, &mut interrupts).await?,
+            (None, None, None) => source::built_in(ctx, &mut interrupts).await?,
         };
-        boot::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
+        creation::create(ctx, name.clone(), sourced, wishes, &mut interrupts).await?;
     }
     let deadline = Duration::from_secs(args.boot_timeout.unwrap_or(BOOT_TIMEOUT));
     let ready = boot::start(ctx, &name, &secrets, deadline, !exists, &mut interrupts).await?;

@@ -1,8 +1,8 @@
 //! `mvmctl flake check`.
 
 use crate::Context;
-use crate::boot;
 use crate::interrupt::Interrupts;
+use crate::nix_build;
 use crate::progress::BuildProgress;
 use mvm_core::{ErrorKind, Fault, ImageManifest};
 use mvm_nix::{EvaluatedImage, FlakeRef, ImageOutput, Nix, NixError};
@@ -47,7 +47,7 @@ struct Checked {
 }
 
 pub(crate) async fn run(args: CheckArgs, ctx: &Context) -> Result<u8, Fault> {
-    let flake = boot::flake_ref(&args.flake)?;
+    let flake = nix_build::flake_ref(&args.flake)?;
     if flake.attribute().is_some() {
         let message = format!("{flake} is an output: a flake is checked as a whole");
         return Err(Fault::new(ErrorKind::Usage, message).with_hint("leave out what stands after `#`"));

@@ -1,8 +1,8 @@
 //! `mvmctl image fetch`.
 
 use crate::Context;
-use crate::boot::{self, Wanted};
 use crate::interrupt::Interrupts;
+use crate::nix_build::{self, Wanted};
 use mvm_core::{ErrorKind, Fault, ImageManifest, ImageName, mvm_flake};
 use mvm_image::{FetchedImages, Image, ImageOrigin, find_in_catalog};
 use mvm_nix::{FlakeRef, Place, this_system};
@@ -60,7 +60,7 @@ pub(super) async fn run(args: FetchArgs, ctx: &Context) -> Result<u8, Fault> {
     let mut interrupts = Interrupts::hear()?;
     let _building = ctx.registry.building()?;
     let wanted = Wanted { flake, refresh: args.refresh };
-    let (_, output) = boot::nix_build(ctx, wanted, &ctx.dirs().fetching(&name), &mut interrupts).await?;
+    let (_, output) = nix_build::build(ctx, wanted, &ctx.dirs().fetching(&name), &mut interrupts).await?;
     let path = PathBuf::from(output.path.to_absolute_path());
     let registered = register(ctx, &name, &origin, &path, &mut interrupts).await;
     output.root.release()?;
@@ -86,7 +86,7 @@ async fn register(
     let images = FetchedImages::new(ctx.dirs());
     let lock = interrupts.blocking(move || images.lock()).await?;
     let link = lock.claim(name, origin)?;
-    if let Err(fault) = boot::keep(ctx, path, &link, interrupts).await {
+    if let Err(fault) = nix_build::keep(ctx, path, &link, interrupts).await {
         lock.sweep()?;
         return Err(fault);
     }
@@ -104,7 +104,7 @@ fn source(ctx: &Context, given: &str) -> Result<Source, Fault> {
         let flake = given.split('#').next().unwrap_or_default();
         return Err(Fault::new(ErrorKind::Usage, message).with_hint(format!("write it as {flake}#NAME")));
     }
-    let flake = boot::flake_ref(given)?;
+    let flake = nix_build::flake_ref(given)?;
     let attribute = flake.attribute().unwrap_or_default();
     let name = attribute.rsplit('.').next().unwrap_or_default().to_owned();
     let attribute = match attribute.starts_with("catalog.") {
@@ -119,7 +119,7 @@ fn of_catalog(ctx: &Context, name: &str) -> Result<Source, Fault> {
     find_in_catalog(name)?;
     let url = mvm_flake(ctx.dirs())?;
     let mine = |fault: Fault| Fault { message: format!("the flake of this mvmctl: {}", fault.message), ..fault };
-    let flake = boot::flake_ref(&url).map_err(mine)?;
+    let flake = nix_build::flake_ref(&url).map_err(mine)?;
     if flake.attribute().is_some() || matches!(flake.place(), Place::Store(_)) {
         let fault = Fault::new(ErrorKind::Usage, format!("{url:?} is not a flake alone"));
         return Err(mine(fault).with_hint("`catalog.url` of config.toml, or MVM_FLAKE, is a flake ref without `#`"));
