@@ -14,6 +14,7 @@ setup:
 # Build mvmctl and the guest program for development
 build: guest
     cargo build -p mvmctl
+    {{ if os() == "macos" { "just sign-darwin" } else { "true" } }}
 
 # Run mvmctl: `just run up -d --name demo`
 run *ARGS: guest
@@ -22,6 +23,7 @@ run *ARGS: guest
 # Build what is shipped: stripped, link-time optimised
 release-build: guest
     cargo build --profile dist -p mvmctl
+    {{ if os() == "macos" { "just sign-darwin target/dist/mvmctl" } else { "true" } }}
 
 # The static guest program (PID 1 and agent)
 guest:
@@ -54,6 +56,10 @@ fmt:
 # Clippy, warnings are errors
 clippy:
     cargo clippy --workspace --all-targets -- -D warnings
+
+# Sign mvmctl on a Mac, ad hoc: Virtualization.framework runs VMs only for programs with its entitlement
+sign-darwin PROGRAM="target/debug/mvmctl":
+    codesign --force --sign - --entitlements darwin/mvmctl.entitlements {{ quote(PROGRAM) }}
 
 # Type-check and lint for macOS; makes itself a toolchain, once
 check-darwin *ARGS:

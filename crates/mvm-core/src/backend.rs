@@ -17,11 +17,13 @@ pub enum Hypervisor {
     MicrovmNix,
     /// Docker: a container on the host's kernel.
     Docker,
+    /// Apple's Virtualization.framework.
+    Apple,
 }
 
 impl Hypervisor {
     /// Every hypervisor that this build has, the better ones first.
-    pub const ALL: [Self; 4] = [Self::Firecracker, Self::Qemu, Self::Docker, Self::MicrovmNix];
+    pub const ALL: [Self; 5] = [Self::Firecracker, Self::Qemu, Self::Docker, Self::MicrovmNix, Self::Apple];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Hypervisor {
             Self::Qemu => "qemu",
             Self::MicrovmNix => "microvm-nix",
             Self::Docker => "docker",
+            Self::Apple => "apple",
         }
     }
 
@@ -62,6 +65,15 @@ impl Hypervisor {
                 pause: true,
                 drives: false,
                 kernels: &[],
+                max_vcpus: u32::MAX,
+            },
+            // How many vCPUs a Mac gives depends on its own.
+            Self::Apple => Capabilities {
+                image: true,
+                agent: true,
+                pause: true,
+                drives: true,
+                kernels: &[KernelFormat::Image],
                 max_vcpus: u32::MAX,
             },
         }

@@ -102,6 +102,8 @@ pub struct HostFacts {
     pub docker: Part,
     /// Nix, which builds what `microvm-nix` runs.
     pub nix: Part,
+    /// Apple's Virtualization.framework.
+    pub apple: Part,
 }
 
 /// What a machine offers of one backend.
@@ -112,7 +114,8 @@ pub struct Verdict {
     pub hypervisor: Hypervisor,
     /// Whether it can run a VM here.
     pub usable: bool,
-    /// How vCPUs would run: `kvm` or `tcg`, or `container` where they are the host's; absent where it cannot be told or does not run.
+    /// How vCPUs would run: `kvm`, `tcg` or `vz`, or `container` where they are the host's; absent where it
+    /// cannot be told or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<&'static str>,
     /// Why not, or why not better.
@@ -162,11 +165,21 @@ impl HostFacts {
                 // The hypervisor is the configuration's, and Nix brings it along.
                 Ok(()) => yes(None, None),
             },
+            Hypervisor::Apple => match &self.apple {
+                Err(lack) => no(lack),
+                Ok(()) => yes(Some("vz"), None),
+            },
         }
     }
 
     /// What runs a VM where the user names nothing.
     pub fn choose(&self) -> Choice {
+        if self.apple.is_ok() {
+            return Choice {
+                hypervisor: Some(Hypervisor::Apple),
+                why: "Virtualization.framework runs guests here".into(),
+            };
+        }
         if self.verdict(Hypervisor::Firecracker).usable {
             return Choice { hypervisor: Some(Hypervisor::Firecracker), why: "KVM runs guests here".into() };
         }
@@ -204,6 +217,7 @@ mod tests {
             vsock: Ok(()),
             docker: missing("docker"),
             nix: Ok(()),
+            apple: missing("framework"),
         }
     }
 
@@ -222,6 +236,7 @@ mod tests {
             (HostFacts { docker: Ok(()), ..everything() }, Some(Hypervisor::Firecracker), "KVM runs"),
             (HostFacts { docker: Ok(()), ..stalls() }, Some(Hypervisor::Docker), "this KVM emulates"),
             (HostFacts { docker: Ok(()), qemu: missing("qemu"), ..stalls() }, Some(Hypervisor::Docker), "no qemu"),
+            (HostFacts { qemu: missing("qemu"), apple: Ok(()), ..stalls() }, Some(Hypervisor::Apple), "framework"),
         ] {
             let choice = facts.choose();
             assert_eq!(choice.hypervisor, chosen, "{facts:?}");
@@ -239,7 +254,7 @@ mod tests {
         let facts =
             HostFacts { firecracker: missing("fc"), qemu: missing("qemu"), nix: missing("nix"), ..everything() };
         let hints: Vec<_> = facts.verdicts().into_iter().map(|v| v.lack.unwrap().hint.unwrap()).collect();
-        assert_eq!(hints, ["install fc", "install qemu", "install docker", "install nix"]);
+        assert_eq!(hints, ["install fc", "install qemu", "install docker", "install nix", "install framework"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod dirs;
 mod error;
 mod guest;
 mod image;
+mod mac;
 mod name;
 mod secret;
 mod size;
@@ -33,6 +34,7 @@ pub use image::{
     AgentInfo, IMAGE_SCHEMA, ImageDefaults, ImageManifest, InitrdFile, KernelFile, KernelFormat, ManifestError,
     RootfsFile, RootfsFs, features,
 };
+pub use mac::{MacHost, MacWay};
 pub use name::{ImageName, NameError, TemplateName, VmName};
 pub use secret::{SecretError, SecretSource, Secrets};
 pub use size::{MemorySize, SizeError};

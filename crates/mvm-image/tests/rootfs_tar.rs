@@ -1,4 +1,5 @@
 //! A root file system that mke2fs made is the same tree as a tar, and a damaged one is an error and nothing worse.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -1,7 +1,7 @@
 //! What this machine has for running VMs: the facts from which `mvm-core` decides.
 
 use crate::program::{FIRECRACKER, NIX, QEMU, VHOST_DEVICE_VSOCK};
-use mvm_core::{Dirs, HostFacts, Kvm, Part};
+use mvm_core::{Dirs, HostFacts, Kvm, Lack, MacHost, Part};
 
 /// The facts, as far as they can be told without starting programs. KVM is tried, once a boot of the host.
 pub(crate) async fn gather(dirs: &Dirs) -> HostFacts {
@@ -18,6 +18,7 @@ pub(crate) async fn gather_but_docker(dirs: &Dirs) -> HostFacts {
         vsock: vsock(),
         docker: Err(mvm_core::Lack::hopeless("Docker was not asked")),
         nix: NIX.present(),
+        apple: apple(),
     }
 }
 
@@ -31,6 +32,18 @@ pub(crate) async fn docker() -> Part {
 #[cfg(not(target_os = "linux"))]
 pub(crate) async fn docker() -> Part {
     Err(mvm_core::Lack::hopeless("Docker runs containers of mvm on Linux only"))
+}
+
+fn apple() -> Part {
+    mac_host().map_or_else(|| Err(Lack::hopeless("it is part of macOS")), MacHost::apple)
+}
+
+/// This Mac; none where this is no Mac.
+pub fn mac_host() -> Option<MacHost> {
+    #[cfg(target_os = "macos")]
+    return Some(crate::backend::mac_host());
+    #[cfg(not(target_os = "macos"))]
+    None
 }
 
 /// A vsock device for QEMU.

@@ -53,10 +53,13 @@ pub fn main() -> ! {
     reboot()
 }
 
-/// Ends the VM: a reset, which every VMM takes as the end, where a power switch may be missing.
+/// Ends the VM. An arm64 guest switches itself off by PSCI, and a reset would start it afresh in Virtualization.framework;
+/// an x86 one may have no power switch, and every VMM of its kind takes a reset as the end.
 fn reboot() -> ! {
+    const END: RebootCommand =
+        if cfg!(target_arch = "aarch64") { RebootCommand::PowerOff } else { RebootCommand::Restart };
     rustix::fs::sync();
-    let _ = rustix::system::reboot(RebootCommand::Restart);
+    let _ = rustix::system::reboot(END);
     // Not reached: PID 1 may reboot. Without the right, all that is left is to wait.
     loop {
         std::thread::park();

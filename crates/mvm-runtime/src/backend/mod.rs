@@ -10,8 +10,8 @@
 //! | the way to the agent | [`GuestChannel`], and [`Announce`] for the way back |
 //! | the console | a stream of bytes, whatever it comes from |
 
-#[cfg(not(target_os = "linux"))]
 mod absent;
+mod apple;
 #[cfg(target_os = "linux")]
 mod command_line;
 #[cfg(target_os = "linux")]
@@ -30,6 +30,8 @@ mod qemu {
     pub use super::absent::{Absent as Qemu, Absent as Vmm};
 }
 
+#[cfg(target_os = "macos")]
+pub use apple::mac_host;
 pub(crate) use microvm_nix::Runner;
 pub use microvm_nix::{RunnerError, check_runner};
 use mvm_core::{
@@ -55,6 +57,8 @@ pub enum AnyBackend {
     /// Docker.
     #[cfg(target_os = "linux")]
     Docker(docker::Docker),
+    /// Virtualization.framework.
+    Apple(apple::Apple),
 }
 
 /// Why a backend could not do it.
@@ -204,18 +208,23 @@ impl AnyBackend {
     pub async fn choose(forced: Option<Hypervisor>, dirs: &Dirs) -> Result<Self, BackendError> {
         let facts = crate::facts::gather(dirs).await;
         // The last resort tells what it lacks.
-        match forced.or(facts.choose().hypervisor).unwrap_or(Hypervisor::Qemu) {
+        let last = if cfg!(target_os = "macos") { Hypervisor::Apple } else { Hypervisor::Qemu };
+        let hypervisor = forced.or(facts.choose().hypervisor).unwrap_or(last);
+        if matches!(hypervisor, Hypervisor::Firecracker | Hypervisor::Apple)
+            && let Verdict { usable: false, lack: Some(lack), .. } = facts.verdict(hypervisor)
+        {
+            return Err(BackendError::Unusable { hypervisor, lack });
+        }
+        match hypervisor {
             other @ Hypervisor::MicrovmNix => Err(BackendError::NoImage(other)),
             #[cfg(target_os = "linux")]
-            hypervisor @ Hypervisor::Firecracker => match facts.verdict(hypervisor) {
-                Verdict { usable: false, lack: Some(lack), .. } => Err(BackendError::Unusable { hypervisor, lack }),
-                _ => firecracker::Firecracker::find().map(Self::Firecracker),
-            },
+            Hypervisor::Firecracker => firecracker::Firecracker::find().map(Self::Firecracker),
             #[cfg(target_os = "linux")]
             Hypervisor::Qemu => qemu::Qemu::find(&facts.kvm, dirs).await.map(Self::Qemu),
             #[cfg(target_os = "linux")]
             Hypervisor::Docker => Ok(Self::Docker(docker::Docker::find(dirs).await?)),
-            #[cfg(not(target_os = "linux"))]
+            #[cfg(target_os = "macos")]
+            Hypervisor::Apple => Ok(Self::Apple(apple::Apple::new())),
             other => Err(BackendError::Elsewhere(other)),
         }
     }
@@ -227,16 +236,18 @@ impl AnyBackend {
             Self::Qemu(_) => Hypervisor::Qemu,
             #[cfg(target_os = "linux")]
             Self::Docker(_) => Hypervisor::Docker,
+            Self::Apple(_) => Hypervisor::Apple,
         }
     }
 
-    /// How its vCPUs run: `kvm` or `tcg`; `container` where they are the host's, under the host's kernel.
+    /// How its vCPUs run: `kvm`, `tcg` or `vz`; `container` where they are the host's, under the host's kernel.
     pub fn accelerator(&self) -> &'static str {
         match self {
             Self::Firecracker(_) => "kvm",
             Self::Qemu(q) => q.accelerator(),
             #[cfg(target_os = "linux")]
             Self::Docker(_) => "container",
+            Self::Apple(a) => a.accelerator(),
         }
     }
 
@@ -247,6 +258,7 @@ impl AnyBackend {
             Self::Qemu(q) => Some(q.command_line(spec)),
             #[cfg(target_os = "linux")]
             Self::Docker(_) => None,
+            Self::Apple(a) => Some(a.command_line(spec)),
         }
     }
 
@@ -256,7 +268,7 @@ impl AnyBackend {
         match self {
             #[cfg(target_os = "linux")]
             Self::Docker(docker) => Ok(docker.import(spec, begins).await?),
-            Self::Firecracker(_) | Self::Qemu(_) => {
+            Self::Firecracker(_) | Self::Qemu(_) | Self::Apple(_) => {
                 let _it_lies_where_it_is_wanted = (spec, begins);
                 Ok(())
             }
@@ -278,11 +290,13 @@ impl AnyBackend {
             Self::Qemu(q) => q.start(spec, log).await,
             #[cfg(target_os = "linux")]
             Self::Docker(docker) => Ok(docker.start(spec).await?),
+            Self::Apple(a) => a.start(spec, log).await,
         }
     }
 }
 
 /// Removes what a backend keeps of a VM beside the VM's own folders. The caller holds the VM's lock.
+#[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "only Docker keeps anything"))]
 pub(crate) async fn forget(dirs: &Dirs, name: &VmName, hypervisor: Option<Hypervisor>) -> Result<(), BackendError> {
     match hypervisor {
         #[cfg(target_os = "linux")]
@@ -293,6 +307,7 @@ pub(crate) async fn forget(dirs: &Dirs, name: &VmName, hypervisor: Option<Hyperv
 
 /// Ends what a supervisor that died may have left running: what is no child of its own and could not notice. The caller
 /// sees to it that no other supervisor begins.
+#[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "only Docker keeps anything"))]
 pub(crate) async fn settle(dirs: &Dirs, name: &VmName, hypervisor: Option<Hypervisor>) -> Result<(), BackendError> {
     match hypervisor {
         #[cfg(target_os = "linux")]
@@ -331,6 +346,7 @@ enum Vmm {
     MicrovmNix(microvm_nix::Vmm),
     #[cfg(target_os = "linux")]
     Docker(docker::Vmm),
+    Apple(apple::Vmm),
 }
 
 /// How a machine ended.
@@ -348,6 +364,7 @@ impl Machine {
         match &self.vmm {
             Vmm::Firecracker(vmm) => vmm.pid(),
             Vmm::Qemu(vmm) => vmm.pid(),
+            Vmm::Apple(vmm) => vmm.pid(),
             Vmm::MicrovmNix(vmm) => vmm.pid(),
             #[cfg(target_os = "linux")]
             Vmm::Docker(vmm) => vmm.pid(),
@@ -359,6 +376,7 @@ impl Machine {
         match &mut self.vmm {
             Vmm::Firecracker(vmm) => vmm.ended().await,
             Vmm::Qemu(vmm) => vmm.ended().await,
+            Vmm::Apple(vmm) => vmm.ended().await,
             Vmm::MicrovmNix(vmm) => vmm.ended().await,
             #[cfg(target_os = "linux")]
             Vmm::Docker(vmm) => vmm.ended().await,
@@ -370,6 +388,7 @@ impl Machine {
         match &self.vmm {
             Vmm::Firecracker(vmm) => vmm.pause().await,
             Vmm::Qemu(vmm) => vmm.pause().await,
+            Vmm::Apple(vmm) => vmm.pause().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::STOP),
             #[cfg(target_os = "linux")]
             Vmm::Docker(vmm) => Ok(vmm.pause().await?),
@@ -381,6 +400,7 @@ impl Machine {
         match &self.vmm {
             Vmm::Firecracker(vmm) => vmm.resume().await,
             Vmm::Qemu(vmm) => vmm.resume().await,
+            Vmm::Apple(vmm) => vmm.resume().await,
             Vmm::MicrovmNix(vmm) => vmm.signal(Signal::CONT),
             #[cfg(target_os = "linux")]
             Vmm::Docker(vmm) => Ok(vmm.resume().await?),
@@ -391,7 +411,7 @@ impl Machine {
     pub fn ask_to_power_off(&mut self) -> Result<bool, BackendError> {
         match &mut self.vmm {
             // Their guests are asked through their agent.
-            Vmm::Firecracker(_) | Vmm::Qemu(_) => Ok(false),
+            Vmm::Firecracker(_) | Vmm::Qemu(_) | Vmm::Apple(_) => Ok(false),
             #[cfg(target_os = "linux")]
             Vmm::Docker(_) => Ok(false),
             Vmm::MicrovmNix(vmm) => vmm.ask_to_power_off(),
@@ -403,6 +423,7 @@ impl Machine {
         match &mut self.vmm {
             Vmm::Firecracker(vmm) => vmm.kill().await,
             Vmm::Qemu(vmm) => vmm.kill().await,
+            Vmm::Apple(vmm) => vmm.kill().await,
             Vmm::MicrovmNix(vmm) => vmm.kill().await,
             #[cfg(target_os = "linux")]
             Vmm::Docker(vmm) => vmm.kill().await,
