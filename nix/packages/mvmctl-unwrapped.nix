@@ -3,6 +3,7 @@
   lib,
   stdenv,
   rustPlatform,
+  darwin,
   common,
   mvm-guest,
 }:
@@ -18,6 +19,11 @@ rustPlatform.buildRustPackage (
     buildType = "dist";
     postInstall = lib.optionalString stdenv.hostPlatform.isLinux ''
       install -D ${mvm-guest}/bin/mvm-guest "$out/libexec/mvm/mvm-guest"
+    '';
+    nativeBuildInputs = lib.optional stdenv.hostPlatform.isDarwin darwin.sigtool;
+    # Last of all: what changes the program afterwards would break the signature.
+    postFixup = lib.optionalString stdenv.hostPlatform.isDarwin ''
+      codesign --force --sign - --entitlements ${../../darwin/mvmctl.entitlements} "$out/bin/mvmctl"
     '';
     meta = common.meta // {
       mainProgram = "mvmctl";

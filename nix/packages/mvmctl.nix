@@ -8,6 +8,7 @@
   qemu,
   firecracker,
   e2fsprogs,
+  lima,
   vhost-device-vsock,
   passt,
   nftables,
@@ -19,10 +20,11 @@
 let
   inherit (stdenv.hostPlatform) isLinux;
   programs = [
-    qemu
     e2fsprogs
   ]
+  ++ lib.optional stdenv.hostPlatform.isDarwin lima
   ++ lib.optionals isLinux [
+    qemu
     firecracker
     vhost-device-vsock
     passt

@@ -13,8 +13,10 @@ let
     );
   pkgs =
     lib.genAttrs [
+      "darwin"
       "e2fsprogs"
       "firecracker"
+      "lima"
       "makeWrapper"
       "nftables"
       "passt"
@@ -22,7 +24,10 @@ let
       "vhost-device-vsock"
     ] (name: drv { inherit name; })
     // {
-      stdenv.hostPlatform.isLinux = true;
+      stdenv.hostPlatform = {
+        isLinux = true;
+        isDarwin = false;
+      };
       rustPlatform.buildRustPackage =
         arguments:
         drv {
