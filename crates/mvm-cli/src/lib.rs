@@ -7,6 +7,7 @@ mod commands;
 mod creation;
 mod follow;
 mod interrupt;
+mod lima;
 mod nix_build;
 mod preset;
 mod progress;
@@ -23,7 +24,9 @@ use mvm_core::{
     Diagnostic, Dirs, ErrorKind, Fault, NameError, PortForwardError, SecretError, SizeError, UnknownHypervisor, VmName,
     VolumeError,
 };
+use mvm_runtime::lima::Lima;
 use mvm_runtime::{Registry, SuperviseOptions, Templates};
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +39,9 @@ struct Cli {
     /// Say nothing on stderr but errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// The mark of a hand-over; given by the mvmctl of a Mac.
+    #[arg(long, hide = true, value_name = "MARK")]
+    handed_over: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,6 +88,21 @@ enum Command {
     /// Whether KVM works here.
     #[command(name = "__probe-kvm", hide = true)]
     ProbeKvm,
+    /// Signals a command that was handed over.
+    #[command(name = "__signal", hide = true)]
+    Signal {
+        /// Its mark
+        mark: OsString,
+        /// The signal's number
+        signal: i32,
+    },
+}
+
+impl Command {
+    /// Whether it is for this very machine, wherever its VMs run.
+    fn stays(&self) -> bool {
+        matches!(self, Self::Doctor(_) | Self::Supervise { .. } | Self::ProbeKvm | Self::Signal { .. })
+    }
 }
 
 /// What every command is given.
@@ -124,7 +145,17 @@ pub fn main() -> ExitCode {
         Err(e) => return ui.fault(&e.into()),
     };
     let ctx = Context { ui, registry: Registry::new(dirs) };
-    let done = tokio::task::LocalSet::new().block_on(&runtime, dispatch(cli.command, &ctx));
+    let work = async {
+        if cli.handed_over.is_some() {
+            mvm_runtime::lima::handed_over();
+        } else if !cli.command.stays()
+            && let Some(lima) = Lima::of_this_machine()?
+        {
+            return lima::hand_over(&ctx, &lima).await;
+        }
+        dispatch(cli.command, &ctx).await
+    };
+    let done = tokio::task::LocalSet::new().block_on(&runtime, work);
     // A read of stdin that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
     match done {
@@ -181,6 +212,10 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
             Ok(if fine { 0 } else { ErrorKind::Unexpected.exit_code() })
         }
         Command::ProbeKvm => Ok(0),
+        Command::Signal { mark, signal } => match mvm_runtime::lima::pass_signal(&mark, signal) {
+            Ok(()) => Ok(0),
+            Err(e) => Err(Fault::unexpected("cannot signal the command", &e)),
+        },
     }
 }
 

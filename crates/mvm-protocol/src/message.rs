@@ -58,6 +58,9 @@ pub struct ExecRequest {
 pub struct ConsoleRequest {
     /// Program and arguments; the image's shell where empty.
     pub argv: Vec<String>,
+    /// Working directory; the user's home where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
     /// Added to the guest's environment.
     pub env: BTreeMap<String, String>,
     /// The terminal's type.

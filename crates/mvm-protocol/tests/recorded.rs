@@ -103,6 +103,7 @@ fn messages() -> Vec<(bool, FrameType, Message)> {
     };
     let console = ConsoleRequest {
         argv: Vec::new(),
+        cwd: None,
         env: env(),
         term: "xterm".into(),
         size: TerminalSize { rows: 50, cols: 132 },

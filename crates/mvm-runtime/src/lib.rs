@@ -17,6 +17,7 @@ mod http;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod kvm;
 mod lifecycle;
+pub mod lima;
 mod memory;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod probes;

@@ -63,6 +63,14 @@ pub(crate) const NIX: Program = Program {
     hint: "install Nix: https://nixos.org/download, or `apt install nix-bin` on Debian",
 };
 
+pub(crate) const LIMACTL: Program = Program {
+    name: "limactl",
+    variable: Some("MVM_LIMACTL"),
+    version: "--version",
+    needed_for: "Macs before macOS 26",
+    hint: "install Lima, 1.0 or later: `brew install lima`, or the package `lima` of nixpkgs",
+};
+
 pub(crate) const BUSYBOX: Program = Program {
     name: "busybox",
     variable: Some("MVM_BUSYBOX"),

@@ -31,6 +31,7 @@ pub(crate) async fn run(args: ConsoleArgs, ctx: &Context) -> Result<u8, Fault> {
         signal(SignalKind::window_change()).map_err(|e| Fault::unexpected("cannot listen for signals", &e))?;
     let request = Request::Console(ConsoleRequest {
         argv: args.command,
+        cwd: None,
         env: BTreeMap::new(),
         term: std::env::var("TERM").unwrap_or_default(),
         size: terminal::size(),

@@ -126,7 +126,7 @@ fn start(agent: &Agent, request: &ConsoleRequest, argv: &[String]) -> Result<(Ch
     let mut env = request.env.clone();
     let term = if request.term.is_empty() { DEFAULT_TERM } else { &request.term };
     env.entry("TERM".into()).or_insert_with(|| term.to_owned());
-    let mut command = command(&agent.guest, &Wanted { argv, env: &env, cwd: None, user: None })?;
+    let mut command = command(&agent.guest, &Wanted { argv, env: &env, cwd: request.cwd.as_deref(), user: None })?;
     let failed = |error: io::Error| RequestError::new(ErrorCode::Failed, format!("cannot open a terminal: {error}"));
     let (ours, theirs) = terminal(request.size).map_err(failed)?;
     command.stdin(theirs.try_clone().map_err(failed)?).stdout(theirs.try_clone().map_err(failed)?).stderr(theirs);
