@@ -155,9 +155,10 @@ fn a_vm_lives_in_the_instance() {
     let mut up = [0; 3];
     stdout.read_exact(&mut up).unwrap();
     Process::open(child.id()).unwrap().signal(Signal::TERM);
+    assert_eq!(end_of(child).code(), Some(9));
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
-    assert_eq!((rest.as_str(), end_of(child).code()), ("heard\n", Some(9)));
+    assert_eq!(rest, "heard\n");
 
     // A terminal is a terminal.
     let mut terminal = Terminal::spawn(&mut mac.command(&["console", "web"]), 33, 99);
@@ -175,4 +176,33 @@ fn a_vm_lives_in_the_instance() {
 
     assert!(run(&["down", "web", "--rm"]).status.success());
     assert_eq!(mac.said("calls").lines().filter(|call| call.starts_with("start")).count(), 1);
+}
+
+#[test]
+fn dev_is_the_instance_itself() {
+    let mac = Mac::new();
+    let run = |args: &[&str]| mac.command(args).output().unwrap();
+    let status = || -> serde_json::Value { serde_json::from_slice(&run(&["dev", "status", "--json"]).stdout).unwrap() };
+    assert_eq!(status()["state"], "absent");
+    assert_eq!(run(&["dev", "shell"]).status.code(), Some(5));
+    assert_eq!(run(&["dev", "up", "--image", "x"]).status.code(), Some(2));
+
+    let output = run(&["dev", "up", "--cpus", "3", "--memory", "2G", "--disk", "20"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let template: serde_json::Value = serde_json::from_str(&mac.said("template.yaml")).unwrap();
+    assert_eq!(
+        (&template["cpus"], &template["memory"], &template["disk"]),
+        (&3.into(), &"2048MiB".into(), &"20GiB".into())
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(status(), serde_json::json!({ "kind": "lima", "name": "mvm", "state": "running", "mvmctl": version }));
+    assert_eq!(run(&["dev", "up", "--cpus", "4"]).status.code(), Some(2));
+
+    let mut terminal = Terminal::spawn(&mut mac.command(&["dev"]), 24, 80);
+    terminal.type_in("echo in $HOME; exit 6\n");
+    terminal.until(&format!("in {}", mac.lima.join("home").display()));
+    assert_eq!(terminal.end().0.code(), Some(6));
+
+    assert!(run(&["dev", "down"]).status.success());
+    assert_eq!((&status()["state"], mac.said("status").as_str()), (&"stopped".into(), "Stopped\n"));
 }

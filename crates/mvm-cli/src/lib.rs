@@ -72,6 +72,7 @@ enum Command {
     Forward(forward::ForwardArgs),
     Cp(cp::CpArgs),
     Build(build::BuildArgs),
+    Dev(dev::DevArgs),
     Doctor(doctor::DoctorArgs),
     Template(template::TemplateArgs),
     Flake(flake::FlakeArgs),
@@ -101,7 +102,7 @@ enum Command {
 impl Command {
     /// Whether it is for this very machine, wherever its VMs run.
     fn stays(&self) -> bool {
-        matches!(self, Self::Doctor(_) | Self::Supervise { .. } | Self::ProbeKvm | Self::Signal { .. })
+        matches!(self, Self::Dev(_) | Self::Doctor(_) | Self::Supervise { .. } | Self::ProbeKvm | Self::Signal { .. })
     }
 }
 
@@ -196,6 +197,7 @@ async fn dispatch(command: Command, ctx: &Context) -> Result<u8, Fault> {
         Command::Forward(args) => forward::run(args, ctx).await,
         Command::Cp(args) => cp::run(args, ctx).await,
         Command::Build(args) => build::run(args, ctx).await,
+        Command::Dev(args) => dev::run(args, ctx).await,
         Command::Doctor(args) => doctor::run(args, ctx).await,
         Command::Template(args) => template::run(args, ctx).await,
         Command::Flake(args) => flake::run(args, ctx).await,

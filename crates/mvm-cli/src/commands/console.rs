@@ -23,20 +23,25 @@ pub(crate) struct ConsoleArgs {
 }
 
 pub(crate) async fn run(args: ConsoleArgs, ctx: &Context) -> Result<u8, Fault> {
+    open(ctx, &args.vm, args.command, None).await
+}
+
+/// A terminal in a VM, in a folder of it or in its user's home; gives the exit code of what ran there.
+pub(super) async fn open(ctx: &Context, vm: &VmName, argv: Vec<String>, cwd: Option<String>) -> Result<u8, Fault> {
     if !std::io::stdin().is_terminal() {
         let fault = Fault::new(ErrorKind::Usage, "console needs a terminal, and stdin is none");
-        return Err(fault.with_hint(format!("`mvmctl exec {} -- COMMAND` runs a command without one", args.vm)));
+        return Err(fault.with_hint(format!("`mvmctl exec {vm} -- COMMAND` runs a command without one")));
     }
     let mut resized =
         signal(SignalKind::window_change()).map_err(|e| Fault::unexpected("cannot listen for signals", &e))?;
     let request = Request::Console(ConsoleRequest {
-        argv: args.command,
-        cwd: None,
+        argv,
+        cwd,
         env: BTreeMap::new(),
         term: std::env::var("TERM").unwrap_or_default(),
         size: terminal::size(),
     });
-    let channel = match super::command(ctx, &args.vm, &request).await? {
+    let channel = match super::command(ctx, vm, &request).await? {
         Ok(channel) => channel,
         Err(code) => return Ok(code),
     };

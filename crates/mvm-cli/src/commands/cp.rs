@@ -87,7 +87,8 @@ pub(crate) async fn run(args: CpArgs, ctx: &Context) -> Result<u8, Fault> {
     Ok(0)
 }
 
-fn fault(error: TransferError) -> Fault {
+/// A copy that failed.
+pub(super) fn fault(error: TransferError) -> Fault {
     let kind = match &error {
         TransferError::Source { source, .. } | TransferError::Dest { source, .. } => match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod console;
 pub(crate) mod cp;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;

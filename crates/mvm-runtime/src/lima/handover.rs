@@ -73,7 +73,7 @@ impl Lima {
 }
 
 /// The folder inside that stands for ours: the same where it is in the home folder, which the instance shares.
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let here = std::env::current_dir().ok();
     match (here, home) {

@@ -199,6 +199,24 @@ impl Lima {
         }
     }
 
+    /// An error where it does not run.
+    pub async fn running(&self) -> Result<(), LimaError> {
+        match self.status().await? {
+            Status::Running => Ok(()),
+            Status::Absent => Err(LimaError::NoInstance(self.instance.clone())),
+            Status::Other(status) => {
+                Err(LimaError::NotRunning { name: self.instance.clone(), status: status.to_lowercase() })
+            }
+        }
+    }
+
+    /// A shell of the instance's user, in the folder that stands for ours; gives its exit code.
+    pub async fn open_shell(&self) -> Result<u8, LimaError> {
+        let words = self.shell(&handover::folder(), std::iter::empty::<OsString>());
+        let mut command = self.command(&words.iter().map(OsString::as_os_str).collect::<Vec<_>>());
+        Ok(shell_code(command.stdin(Stdio::inherit()).status().await?))
+    }
+
     /// Stops the instance.
     pub async fn stop(&self) -> Result<(), LimaError> {
         self.run(&["stop", &self.instance].map(OsStr::new)).await
