@@ -1,5 +1,5 @@
-# mvm on macOS with nix-darwin: the tool, a Lima machine for what only Linux can do, a Linux builder for images, and VMs
-# that are started at login.
+# mvm on macOS with nix-darwin: the tool, a Lima machine for what only Linux can do (mvmctl makes it), a Linux builder
+# for images, and VMs that are started at login.
 { packagesFor }:
 {
   config,
@@ -10,68 +10,19 @@
 let
   inherit (lib) mkOption types;
   cfg = config.services.mvm;
-  # Written as JSON, which YAML contains.
-  instance = pkgs.writeText "mvm-lima.yaml" (
-    builtins.toJSON {
-      vmType = "vz";
-      inherit (cfg.lima) cpus nestedVirtualization;
-      memory = "${toString cfg.lima.memory}MiB";
-      disk = "${toString cfg.lima.disk}GiB";
-      images =
-        map
-          (arch: {
-            location = "https://cloud.debian.org/images/cloud/trixie/latest/debian-13-genericcloud-${
-              if arch == "aarch64" then "arm64" else "amd64"
-            }.qcow2";
-            inherit arch;
-          })
-          [
-            "aarch64"
-            "x86_64"
-          ];
-      # What flakes are in: read by the machine, never written.
-      mounts = [ { location = "~"; } ];
-      containerd = {
-        system = false;
-        user = false;
-      };
-      provision = [
-        {
-          mode = "system";
-          script = ''
-            #!/bin/sh
-            set -eu
-            command -v nix >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nix-setup-systemd git
-            usermod -aG nix-users,kvm "{{.User}}"
-            printf 'experimental-features = nix-command flakes\n' >/etc/nix/nix.conf
-            modprobe -a kvm vhost_vsock tun || true
-            printf 'kvm\nvhost_vsock\ntun\n' >/etc/modules-load.d/mvm.conf
-            printf 'KERNEL=="vhost-vsock", GROUP="kvm", MODE="0660"\n' >/etc/udev/rules.d/60-mvm.rules
-            udevadm control --reload
-            udevadm trigger --name-match=vhost-vsock || true
-          '';
-        }
-        {
-          mode = "user";
-          # mvmctl brings Firecracker along (nix/packages/mvmctl.nix).
-          script = ''
-            #!/bin/sh
-            set -eu
-            command -v mvmctl >/dev/null || nix profile install '${cfg.lima.flake}#mvmctl'
-          '';
-        }
-      ];
-    }
-  );
   limactl = "${cfg.lima.package}/bin/limactl";
-  # Made once, then only started.
+  # `mvmctl dev up` knows what the machine has to be; only its sizes are settled here, when it is made.
   startLima = pkgs.writeShellScript "mvm-lima" ''
     set -eu
     exec >>"$HOME/Library/Logs/mvm-lima.log" 2>&1
+    export MVM_LIMA=mvm MVM_LIMACTL=${limactl}
+    ${lib.optionalString (
+      cfg.lima.flake != null
+    ) "export MVM_FLAKE=${lib.escapeShellArg cfg.lima.flake}"}
     if ! ${limactl} list --quiet | grep -qx mvm; then
-      exec ${limactl} start --tty=false --name mvm ${instance}
+      set -- --cpus ${toString cfg.lima.cpus} --memory ${toString cfg.lima.memory}M --disk ${toString cfg.lima.disk}
     fi
-    exec ${limactl} start --tty=false mvm
+    exec ${cfg.package}/bin/mvmctl dev up "$@"
   '';
   # In the foreground, so that launchd knows it; its console is the log.
   startVm =
@@ -104,17 +55,10 @@ in
         description = "The package of Lima.";
       };
       flake = mkOption {
-        type = types.str;
+        type = types.nullOr types.str;
+        default = null;
         example = "github:me/mvm";
-        description = "Where the machine installs mvmctl from.";
-      };
-      nestedVirtualization = mkOption {
-        type = types.bool;
-        default = true;
-        description = ''
-          Whether the machine has KVM. Firecracker needs it; it takes an M3 and macOS 15 or later. Without it VMs in the
-          machine run in software.
-        '';
+        description = "Where the machine installs mvmctl from; the flake of the package where it is null.";
       };
       cpus = mkOption {
         type = types.ints.positive;
