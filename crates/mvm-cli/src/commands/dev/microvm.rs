@@ -2,9 +2,10 @@
 
 use super::{DevUpArgs, Machine};
 use crate::Context;
-use crate::boot::{self, Wishes};
 use crate::commands::{command, console, cp, down};
+use crate::creation::{self, Wishes};
 use crate::interrupt::Interrupts;
+use crate::{boot, source};
 use mvm_core::{ErrorKind, Fault, Secrets, VmName};
 use mvm_protocol::transfer;
 use mvm_protocol::{ExecRequest, PushRequest, Request, TransferSummary};
@@ -57,9 +58,9 @@ async fn start(ctx: &Context, name: &VmName, args: DevUpArgs, interrupts: &mut I
         Err(RegistryError::NotFound(_)) => {
             args.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
             let image = args.image.unwrap_or_else(|| NAME.into());
-            let image = boot::image(ctx, &image, interrupts).await?;
+            let image = source::image(ctx, &image, interrupts).await?;
             let wishes = Wishes { cpus: args.cpus, memory: args.memory, ..Wishes::default() };
-            boot::create(ctx, name.clone(), image, wishes, interrupts).await?;
+            creation::create(ctx, name.clone(), image, wishes, interrupts).await?;
             true
         }
         Err(error) => return Err(error.into()),
