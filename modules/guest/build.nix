@@ -87,8 +87,13 @@ let
       else
         (find "group" groups entry.group).gid;
   };
-  # As the guest reads it.
-  owner = entry: if entry.group == null then entry.user else "${entry.user}:${entry.group}";
+  # As the guest reads it: in numbers, since a NixOS that starts for the first time has no /etc/passwd yet.
+  owner =
+    entry:
+    let
+      numbers = owned entry;
+    in
+    "${toString numbers.uid}:${toString numbers.gid}";
   mode = text: if builtins.stringLength text == 3 then "0${text}" else text;
 
   readiness =

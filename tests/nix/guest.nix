@@ -141,7 +141,7 @@ in
               name = "data";
               mountPoint = "/var/lib/db";
               sizeMiB = 1024;
-              owner = "db:tty";
+              owner = "70:5";
               mode = "0700";
             }
           ];
@@ -178,12 +178,12 @@ in
           requires = [ "secrets" ];
           files = {
             key = {
-              owner = "db:tty";
+              owner = "70:5";
               mode = "0400";
               path = "/etc/key";
             };
             other = {
-              owner = "root";
+              owner = "0:0";
               mode = "0400";
             };
           };
