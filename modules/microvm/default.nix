@@ -10,7 +10,7 @@ let
   inherit (config) microvm;
   refuse = option: what: {
     assertion = microvm.${option} == [ ];
-    message = "microvm.${option}: ${what}, which mvm images have not yet; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
+    message = "microvm.${option}: ${what}; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
   };
   variant = extendModules {
     modules = [
@@ -24,13 +24,13 @@ let
           };
         };
         assertions = [
-          (refuse "volumes" "a volume of its own")
-          (refuse "devices" "a device of the host")
-          (refuse "interfaces" "a network card")
+          (refuse "volumes" "those of an mvm image are `mvm.volumes`")
+          (refuse "devices" "mvm images have no devices of the host")
+          (refuse "interfaces" "mvm images have no network card yet")
           {
             # The host's store is what every image of mvm brings itself.
             assertion = lib.all (share: share.source == "/nix/store") microvm.shares;
-            message = "microvm.shares: a folder of the host, which mvm images have not yet; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
+            message = "microvm.shares: mvm images share no folders with the host; `mvmctl up --hypervisor microvm-nix` runs the configuration's own runner";
           }
         ];
       }

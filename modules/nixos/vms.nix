@@ -78,14 +78,24 @@ let
           description = "Memory; `null` for as much as the image says.";
         };
         hypervisor = mkOption {
-          type = types.nullOr types.str;
+          type = types.nullOr (
+            types.enum [
+              "firecracker"
+              "qemu"
+              "docker"
+              "microvm-nix"
+            ]
+          );
           default = null;
           description = "What runs the VM; `null` for the best that works here.";
         };
         bootTimeout = mkOption {
-          type = types.ints.positive;
-          default = 120;
-          description = "Seconds that the guest may take to become ready.";
+          type = types.nullOr (types.ints.between 1 86400);
+          default = null;
+          description = ''
+            Seconds that the guest may take to become ready; `null` for 120. Nobody tells when one of `microvm-nix` is, so that it
+            has to be `null` there.
+          '';
         };
         networks = mkOption {
           type = types.listOf types.str;
@@ -133,8 +143,6 @@ let
         "--quiet"
         "--name"
         name
-        "--boot-timeout"
-        (toString machine.bootTimeout)
       ]
       ++ (
         if machine.flake != null then
@@ -159,6 +167,10 @@ let
       ++ lib.optionals (machine.hypervisor != null) [
         "--hypervisor"
         machine.hypervisor
+      ]
+      ++ lib.optionals (machine.bootTimeout != null) [
+        "--boot-timeout"
+        (toString machine.bootTimeout)
       ]
       ++ lib.concatMap (port: [
         "--port"
@@ -211,13 +223,20 @@ let
         ExecStart = "${start name machine}";
         ExecStop = "-${lib.getExe' package "mvmctl"} down --quiet ${name}";
         # A build of a flake may take long; the guest has its own deadline.
-        TimeoutStartSec = if machine.flake != null then "infinity" else machine.bootTimeout + 30;
+        TimeoutStartSec =
+          if machine.flake != null then
+            "infinity"
+          else
+            30 + (if machine.bootTimeout == null then 120 else machine.bootTimeout);
         TimeoutStopSec = 60;
         Restart = if machine.restart then "always" else "no";
         RestartSec = 1;
         KillMode = "mixed";
 
-        LoadCredential = lib.mapAttrsToList (secret: file: "${secret}:${file}") machine.secrets;
+        # systemd would take a percent sign for one of its own words.
+        LoadCredential = lib.mapAttrsToList (
+          secret: file: "${secret}:${builtins.replaceStrings [ "%" ] [ "%%" ] file}"
+        ) machine.secrets;
 
         User = "mvm";
         Group = "mvm";

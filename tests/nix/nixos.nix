@@ -56,7 +56,7 @@ let
       ports = [ "8080:80" ];
       env.COLOUR = "dark green";
       memory = "1G";
-      secrets.key = "/run/keys/web key";
+      secrets.key = "/run/keys/web 5% key";
     };
   };
   unit = web.systemd.services.mvm-web;
@@ -65,6 +65,7 @@ let
       flake = "github:me/site#vm";
       autostart = false;
       restart = false;
+      hypervisor = "microvm-nix";
     };
   };
   tool = onHost {
@@ -160,7 +161,9 @@ in
     "a VM with a name that is none" = refuses "use lower-case letters" (onHost {
       services.mvm.vms.Web_1.flake = "x";
     });
-    "secrets are credentials" = equals [ "key:/run/keys/web key" ] unit.serviceConfig.LoadCredential;
+    "secrets are credentials" = equals [
+      "key:/run/keys/web 5%% key"
+    ] unit.serviceConfig.LoadCredential;
     "a secret with an odd name" = refuses "secrets: a name has letters" (onHost {
       services.mvm.vms.web = {
         flake = "x";
@@ -234,11 +237,12 @@ in
         (asGuest {
           mvm.rootfs.verity = true;
         });
+    # Before there is an /etc/passwd: the owners are numbers.
     "volumes and secrets, which stage 1 gives them" =
       equals
         {
-          volumes = [ "/srv/data" ];
-          secrets = [ "key" ];
+          volumes = [ "/srv/data 0:0" ];
+          secrets.key = "0:0";
         }
         (
           let
@@ -251,8 +255,8 @@ in
               ;
           in
           {
-            volumes = map (volume: volume.mountPoint) mvm.build.image.volumes;
-            secrets = builtins.attrNames mvm.build.guest.secrets;
+            volumes = map (volume: "${volume.mountPoint} ${volume.owner}") mvm.build.image.volumes;
+            secrets = lib.mapAttrs (_: secret: secret.owner) mvm.build.guest.secrets;
           }
         );
 
