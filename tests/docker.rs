@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use support::docker::Daemon;
 use support::events::Process;
@@ -150,6 +150,7 @@ fn an_image_is_imported_once_and_its_containers_are_apart() {
     user.ok(&["down", "--rm", "five"]);
     assert_eq!(daemon.images().len(), 2);
     assert_ne!(daemon.images(), before);
+    refuses_what_takes_a_drive(&user, &copy);
     // Damage is found while it is read, and nothing half imported stays.
     rootfs.write_all_at(&[0xff; 8192], 4096).unwrap();
     let failed = user.fails(9, &[&up("six")[..], &["--image", given]].concat());
@@ -164,6 +165,42 @@ fn an_image_is_imported_once_and_its_containers_are_apart() {
     assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
     assert_eq!(daemon.images().len(), 2);
     nothing_left(&user, &daemon);
+}
+
+/// An image of this folder that asks for what is a drive in a VM is refused by name.
+fn refuses_what_takes_a_drive(user: &User, image: &Path) {
+    let path = image.join("image.json");
+    let manifest = std::fs::read(&path).unwrap();
+    let given = image.to_str().unwrap();
+    let mut of: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    of["rootfs"]["readOnly"] = true.into();
+    for what in ["the image's read-only root", "the VM's volumes"] {
+        std::fs::write(&path, of.to_string()).unwrap();
+        let said = user.fails(2, &["up", "-d", "--hypervisor", "docker", "--name", "seven", "--image", given]);
+        assert!(said.contains(&format!("docker cannot honour {what}")) && said.contains("\nhint: "), "{said}");
+        of["volumes"] = serde_json::json!([{"name": "data", "mountPoint": "/data"}]);
+    }
+    std::fs::write(path, manifest).unwrap();
+    assert!(!user.home().join(".local/share/mvm/volumes/seven").exists());
+}
+
+#[test]
+fn what_takes_a_drive_is_refused_before_anything_is_made() {
+    // Without a daemon: it is not asked.
+    let user = User::new();
+    let flake = user.home().join("flake");
+    std::fs::create_dir(&flake).unwrap();
+    // Nothing that could be built.
+    std::fs::write(flake.join("flake.nix"), "not Nix").unwrap();
+    user.ok(&["template", "create", "site", "--flake", flake.to_str().unwrap(), "--hypervisor", "docker"]);
+    for from in [&["--hypervisor", "docker"][..], &["--template", "site"]] {
+        for (option, value) in [("--volume", "data:/data"), ("--secret", "token=/etc/hostname")] {
+            let said = user.fails(2, &[&["up", "-d", "one"][..], from, &[option, value]].concat());
+            assert!(said.contains(&format!("docker cannot honour {option}")) && said.contains("\nhint: "), "{said}");
+        }
+    }
+    assert_eq!(user.ok(&["ls", "-a", "--json"]).trim(), "[]");
+    user.assert_nothing_left();
 }
 
 #[test]

@@ -291,9 +291,12 @@ mod tests {
     fn what_a_backend_lacks_is_refused_by_name() {
         for hypervisor in Hypervisor::ALL {
             let can = hypervisor.capabilities();
-            for (feature, has) in
-                [(Feature::Image, can.image), (Feature::Agent, can.agent), (Feature::Pause, can.pause)]
-            {
+            for (feature, has) in [
+                (Feature::Image, can.image),
+                (Feature::Agent, can.agent),
+                (Feature::Pause, can.pause),
+                (Feature::Drives, can.drives),
+            ] {
                 let refused = hypervisor.require(feature, "--thing").map_err(|e| e.to_string());
                 assert_eq!(refused.is_ok(), has);
                 if let Err(text) = refused {

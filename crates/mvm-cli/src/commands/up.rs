@@ -65,7 +65,7 @@ pub(crate) struct UpArgs {
     /// Return when the VM is ready
     #[arg(short, long)]
     detach: bool,
-    /// Force a hypervisor: firecracker, qemu, or microvm-nix for the runner of a NixOS configuration
+    /// Force a hypervisor: firecracker, qemu, docker, or microvm-nix for the runner of a NixOS configuration
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<Hypervisor>,
     /// Remove the VM when it stops, with everything but the volumes of one that has a name
@@ -104,8 +104,6 @@ impl UpArgs {
             (self.memory.is_some(), Feature::Image, "--memory"),
             (!self.env.is_empty(), Feature::Image, "--env"),
             (!self.ports.is_empty(), Feature::Agent, "--port"),
-            (!self.volumes.is_empty(), Feature::Drives, "--volume"),
-            (!self.secrets.is_empty(), Feature::Drives, "--secret"),
             (self.boot_timeout.is_some(), Feature::Agent, "--boot-timeout"),
         ] {
             if given {
@@ -120,16 +118,24 @@ impl UpArgs {
     }
 }
 
-/// Refuses what nothing here can run, with the vCPUs that are asked for.
+/// Refuses what nothing here can run, with the vCPUs, volumes and secrets that are asked for.
 async fn check_backend(wishes: &Wishes, ctx: &Context) -> Result<(), Fault> {
-    let check_vcpus = |hypervisor: Hypervisor| match (wishes.cpus, hypervisor.capabilities().max_vcpus) {
-        (Some(asked), max) if asked > max => Err(BackendError::Vcpus { hypervisor, max, asked }),
-        _ => Ok(()),
+    let check = |hypervisor: Hypervisor| -> Result<(), Fault> {
+        let max = hypervisor.capabilities().max_vcpus;
+        if let Some(asked) = wishes.cpus.filter(|asked| *asked > max) {
+            return Err(BackendError::Vcpus { hypervisor, max, asked }.into());
+        }
+        for (given, option) in [(!wishes.volumes.is_empty(), "--volume"), (!wishes.secrets.is_empty(), "--secret")] {
+            if given {
+                hypervisor.require(Feature::Drives, option)?;
+            }
+        }
+        Ok(())
     };
-    wishes.hypervisor.map_or(Ok(()), check_vcpus)?;
+    wishes.hypervisor.map_or(Ok(()), check)?;
     // What a runner starts is the configuration's affair.
     if wishes.hypervisor.is_none_or(|hypervisor| hypervisor.capabilities().image) {
-        check_vcpus(AnyBackend::choose(wishes.hypervisor, ctx.dirs()).await?.hypervisor())?;
+        check(AnyBackend::choose(wishes.hypervisor, ctx.dirs()).await?.hypervisor())?;
     }
     Ok(())
 }
