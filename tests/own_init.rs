@@ -26,13 +26,17 @@ fn the_agent_serves_beside_another_init() {
     // Once from an initrd, once from the bare root that the kernel has mounted.
     for user in [User::with_stock_kernel(), User::new()] {
         let flake = format!("{}#own-init", flake::install(&user).display());
-        user.ok(&["up", "-d", "own", "--flake", &flake]);
+        let token = user.home().join("token");
+        std::fs::write(&token, "a secret").unwrap();
+        let token = format!("token={}", token.display());
+        user.ok(&["up", "-d", "own", "--flake", &flake, "--secret", &token]);
         // Its health check passes: what its init mounts is there.
         user.ok(&["wait", "own"]);
         assert_is_handed_over(&user);
+        assert_has_what_it_was_given(&user);
         assert_serves(&user);
-        assert_keeps_its_layer(&user);
-        user.ok(&["down", "own", "--rm"]);
+        assert_keeps_what_it_wrote(&user, &token);
+        user.ok(&["down", "own", "--rm", "--volumes"]);
         user.assert_never_was();
     }
 }
@@ -53,7 +57,19 @@ fn assert_is_handed_over(user: &User) {
     for mount in ["/ overlay", "/proc proc", "/sys sysfs", "/dev devtmpfs", "/dev/pts devpts", "/run tmpfs"] {
         assert!(mounts.lines().any(|line| line == mount), "{mount}: {mounts}");
     }
-    assert!(!mounts.contains("ext4"), "{mounts}");
+    // One drive, which is the volume, and no other.
+    let drives: Vec<_> = mounts.lines().filter(|line| line.ends_with(" ext4")).collect();
+    assert_eq!(drives, ["/srv/data ext4"], "{mounts}");
+}
+
+fn assert_has_what_it_was_given(user: &User) {
+    // Whose it is, before its init begins; and by now nowhere on the host.
+    let seen = sh(user, "stat -c '%u %g %a' /srv/data /run/secrets/token; readlink /etc/app/token; cat /etc/app/token");
+    assert_eq!(seen, "1000 1000 750\n0 1000 440\n/run/secrets/token\na secret");
+    let found =
+        Command::new("find").arg(user.home()).args(["-name", "config.ext4", "-o", "-name", "secrets.ext4"]).output();
+    let found = text(&found.unwrap().stdout);
+    assert!(found.contains("config.ext4") && !found.contains("secrets.ext4"), "{found}");
 }
 
 fn assert_serves(user: &User) {
@@ -73,8 +89,9 @@ fn assert_serves(user: &User) {
     assert_eq!(inspect(user)["record"]["state"], "ready");
 }
 
-fn assert_keeps_its_layer(user: &User) {
+fn assert_keeps_what_it_wrote(user: &User, token: &str) {
     // Written a moment before the end, and synced by nobody but the init.
+    sh(user, "echo last words >/srv/data/last");
     sh(user, "echo last words >/root/last; mkdir -p /srv/many; for n in $(seq 200); do echo $n >/srv/many/$n; done");
     user.ok(&["down", "own"]);
     user.assert_nothing_left();
@@ -84,7 +101,11 @@ fn assert_keeps_its_layer(user: &User) {
         (&"stopped".into(), &"requested".into()),
         "{vm:#}"
     );
-    // The journal makes it whole, and nothing else is wrong with it.
+    // The init has unmounted the volume.
+    let volume = user.home().join(".local/share/mvm/volumes/own/data.ext4");
+    let checked = Command::new("/sbin/e2fsck").arg("-fn").arg(&volume).output().unwrap();
+    assert!(checked.status.success(), "{}", text(&checked.stdout));
+    // The journal makes the layer whole, and nothing else is wrong with it.
     let layer = user.home().join(".local/share/mvm/vms/own/rw.ext4");
     let copy = user.home().join("layer");
     // Holes stay holes: the layer is sparse.
@@ -92,17 +113,18 @@ fn assert_keeps_its_layer(user: &User) {
     let checked = Command::new("/sbin/e2fsck").arg("-fp").arg(&copy).output().unwrap();
     assert!(matches!(checked.status.code(), Some(0 | 1)), "{}", text(&checked.stdout));
 
-    user.ok(&["start", "-d", "own"]);
+    let start = ["start", "-d", "own", "--secret", token];
+    user.ok(&start);
     assert_eq!(
-        sh(user, "cat /root/file /root/last; ls /srv/many | wc -l; cat /srv/many/200"),
-        "keptlast words\n200\n200\n"
+        sh(user, "cat /root/file /root/last /srv/data/last; ls /srv/many | wc -l; cat /srv/many/200 /etc/app/token"),
+        "keptlast words\nlast words\n200\n200\na secret"
     );
     // Asked while its agent is not there, it ends in order all the same: the agent announces itself again.
     let _ = user.run(&["exec", "own", "--", "sh", "-c", "kill -9 $PPID"]);
     user.ok(&["down", "own"]);
     let vm = inspect(user);
     assert_eq!(vm["record"]["exit"]["kind"], "requested", "{vm:#}");
-    user.ok(&["start", "-d", "own"]);
+    user.ok(&start);
     // A guest that ends by itself says so, and is not taken for one that crashed.
     let _ = user.run(&["exec", "own", "--", "reboot"]);
     let _ = user.run(&["wait", "own", "--until", "stopped"]);
