@@ -211,8 +211,11 @@ fn output(service: &Service) -> io::Result<OwnedFd> {
     }
     let (mut ours, theirs) = io::pipe()?;
     fchown(&theirs, Some(user.uid), Some(user.gid))?;
-    // Apart from the agent, for a console may be slow. It ends with the last who could write.
-    tokio::task::spawn_blocking(move || io::copy(&mut ours, &mut log));
+    // Apart from the agent, for a console may be slow. It ends with the last who could write, not with the first line that
+    // finds no room: a service whose pipe nobody reads is killed by it.
+    tokio::task::spawn_blocking(move || {
+        io::copy(&mut ours, &mut log).or_else(|_| io::copy(&mut ours, &mut io::sink()))
+    });
     Ok(theirs.into())
 }
 
