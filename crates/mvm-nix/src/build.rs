@@ -203,7 +203,7 @@ impl Nix {
         let ended = running
             .run(|line| {
                 let event = parse_bounded(&line);
-                complains |= matches!(&event, BuildEvent::Message { level: ..=1, text } if text.contains("lock"));
+                complains |= matches!(&event, BuildEvent::Message { level: ..=1, text } if is_about_a_lock(text));
                 log.apply(&event);
                 events(&event);
             })
@@ -237,6 +237,12 @@ impl BuildOutput {
 
 fn lacks_attribute(error: &NixError) -> bool {
     matches!(error, NixError::Failed(failure) if failure.trouble == Some(Trouble::NoAttribute))
+}
+
+/// Whether Nix complains about a lock file, as all versions call it. (`lock` alone is a part of many folders' names, and
+/// a work tree that is dirty is named in a warning.)
+fn is_about_a_lock(text: &str) -> bool {
+    text.to_lowercase().contains("lock file")
 }
 
 /// Makes the folder of a link, where it is missing.

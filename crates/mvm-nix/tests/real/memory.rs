@@ -119,13 +119,14 @@ async fn a_folder_is_evaluated_again_when_any_file_changes() {
 async fn a_git_work_tree_is_what_git_tracks_and_its_commit() {
     for world in worlds() {
         let counted = Counted::new(&world);
-        let repository = world.write_flake("repository/below", "").parent().unwrap().to_owned();
+        // Nix warns of each work tree that is dirty by its name, which is not to be taken for a word of the warning.
+        let repository = world.write_flake("clock/below", "").parent().unwrap().to_owned();
         for name in ["tracked", "gone", "untracked"] {
             fs::write(repository.join(name), "one").unwrap();
         }
         git(&repository, &["init", "-q"]);
         git(&repository, &["add", "below", "tracked", "gone"]);
-        let request = remembering(&world, "./repository/below");
+        let request = remembering(&world, "./clock/below");
         let evaluates = async |what: &str, want: bool| {
             let output = counted.build(&request).await;
             assert_eq!(!counted.is_remembered(&output), want, "{}: {what}", world.label);
