@@ -47,6 +47,7 @@ impl GcRoot {
         let (Some(folder), Some(name)) = (self.link.parent(), self.link.file_name().and_then(|n| n.to_str())) else {
             return Ok(());
         };
+        let main = self.target();
         let entries = match folder.read_dir() {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -56,9 +57,13 @@ impl GcRoot {
             let path = entry.map_err(|e| failed(folder, e))?.path();
             let is_ours = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(name));
             let Some(output) = is_ours else { continue };
-            // LINK, or LINK-OUTPUT whose target's name ends in -OUTPUT: `web` must not release `web-2`.
+            // LINK, or LINK-OUTPUT, which leads to NAME-OUTPUT where LINK leads to NAME: `web` must not release `web-2`.
+            let is_output_of_it = |target: &StorePath| match &main {
+                Some(main) => target.name().strip_prefix(main.name()) == Some(output),
+                None => target.name().ends_with(output),
+            };
             let belongs = match store_target(&path) {
-                Some(target) => output.is_empty() || (output.starts_with('-') && target.name().ends_with(output)),
+                Some(target) => output.is_empty() || (output.starts_with('-') && is_output_of_it(&target)),
                 None => false,
             };
             if !belongs {
@@ -89,9 +94,13 @@ mod tests {
     fn only_its_own_links_are_released() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        for (name, target) in
-            [("web", STORE.to_owned()), ("web-dev", format!("{STORE}-dev")), ("web-2", STORE.to_owned())]
-        {
+        let another = STORE.replace("-web", "-mvm-minimal");
+        for (name, target) in [
+            ("web", STORE.to_owned()),
+            ("web-dev", format!("{STORE}-dev")),
+            ("web-2", STORE.to_owned()),
+            ("web-minimal", another),
+        ] {
             symlink(target, at(name)).unwrap();
         }
         symlink("/etc/passwd", at("web-passwd")).unwrap();
@@ -101,7 +110,7 @@ mod tests {
         root.release().unwrap();
         let left: std::collections::BTreeSet<_> =
             folder.path().read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        assert_eq!(left, ["web-2", "web-file", "web-passwd"].map(String::from).into());
+        assert_eq!(left, ["web-2", "web-file", "web-minimal", "web-passwd"].map(String::from).into());
         GcRoot::at(at("web")).release().unwrap();
         GcRoot::at(at("no/such/folder/web")).release().unwrap();
         let file = GcRoot::at(at("web-file"));
