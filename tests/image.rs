@@ -242,6 +242,7 @@ fn what_cannot_be_fetched_with(user: User) {
         ("[catalog]\nurl = 3\n", refusal(2, &[&line, "url = 3"], "[catalog]")),
         ("[catalog]\nulr = \"x\"\n", refusal(2, &[&line, "ulr"], "[catalog]")),
         ("[catalog]\nurl = \"github:me/mvm#x\"\n", refusal(2, &["flake of this mvmctl", "#x"], "catalog.url")),
+        ("[catalog]\nurl = \"./flake\"\n", refusal(2, &["flake of this mvmctl", "relative"], "absolute")),
         ("[catalog]\nurl = \"no flake\"\n", refusal(2, &["flake of this mvmctl", "no flake"], "github:owner")),
     ] {
         configure(&user, config);

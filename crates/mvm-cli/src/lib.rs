@@ -9,6 +9,7 @@ mod follow;
 mod interrupt;
 mod lima;
 mod nix_build;
+mod own_flake;
 mod preset;
 mod progress;
 mod secret_files;

@@ -1,7 +1,6 @@
 //! The flakes of `templates/`, embedded, so that a project is begun without Nix and without network.
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use mvm_core::Fault;
 use mvm_nix::FlakeRef;
 use std::collections::BTreeMap;
 
@@ -63,15 +62,6 @@ pub(crate) fn parser() -> PossibleValuesParser {
 fn offered() -> BTreeMap<&'static str, &'static str> {
     // It is a part of the program, and a test reads it.
     serde_json::from_str(INDEX).unwrap_or_default()
-}
-
-/// The flake that has the modules: one whose outputs are not chosen yet.
-pub(crate) fn flake_alone(flake: FlakeRef) -> Result<FlakeRef, Fault> {
-    if flake.installable() == flake.base() {
-        return Ok(flake);
-    }
-    let message = format!("{flake} is an output of a flake, and mvm has to be the flake itself");
-    Err(Fault::new(mvm_core::ErrorKind::Usage, message).with_hint(format!("write it as `{}`", flake.base())))
 }
 
 /// A string of the Nix language (Nix manual, "String literals").
@@ -136,9 +126,5 @@ mod tests {
     fn a_ref_is_written_as_a_string_of_nix() {
         let flake = FlakeRef::parse("/a\\b/\"c\"/${d}", Path::new("/"), None).unwrap();
         assert_eq!(quoted(&flake), "\"/a\\\\b/\\\"c\\\"/\\${d}\"");
-        assert!(flake_alone(mvm()).is_ok());
-        for output in ["github:me/mvm#x", "github:me/mvm#^out"] {
-            assert!(flake_alone(output.parse().unwrap()).is_err(), "{output}");
-        }
     }
 }

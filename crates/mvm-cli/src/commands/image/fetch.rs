@@ -3,9 +3,10 @@
 use crate::Context;
 use crate::interrupt::Interrupts;
 use crate::nix_build::{self, Wanted};
-use mvm_core::{ErrorKind, Fault, ImageManifest, ImageName, mvm_flake};
+use crate::own_flake::own_flake;
+use mvm_core::{ErrorKind, Fault, ImageManifest, ImageName};
 use mvm_image::{FetchedImages, Image, ImageOrigin, find_in_catalog};
-use mvm_nix::{FlakeRef, Place, this_system};
+use mvm_nix::{FlakeRef, this_system};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -117,14 +118,7 @@ fn source(ctx: &Context, given: &str) -> Result<Source, Fault> {
 
 fn of_catalog(ctx: &Context, name: &str) -> Result<Source, Fault> {
     find_in_catalog(name)?;
-    let url = mvm_flake(ctx.dirs())?;
-    let mine = |fault: Fault| Fault { message: format!("the flake of this mvmctl: {}", fault.message), ..fault };
-    let flake = nix_build::flake_ref(&url).map_err(mine)?;
-    if flake.attribute().is_some() || matches!(flake.place(), Place::Store(_)) {
-        let fault = Fault::new(ErrorKind::Usage, format!("{url:?} is not a flake alone"));
-        return Err(mine(fault).with_hint("`catalog.url` of config.toml, or MVM_FLAKE, is a flake ref without `#`"));
-    }
-    let flake = flake.with_attribute(&entry_attribute(name))?;
+    let flake = own_flake(ctx)?.with_attribute(&entry_attribute(name))?;
     let origin = ImageOrigin::Catalog { entry: name.into(), flake: flake.installable() };
     Ok(Source { origin, flake, name: name.into() })
 }

@@ -2,8 +2,9 @@
 
 use crate::Context;
 use crate::interrupt::Interrupts;
+use crate::own_flake::{flake_alone, own_flake};
 use crate::preset::{self, Preset};
-use mvm_core::{ErrorKind, Fault, mvm_flake};
+use mvm_core::{ErrorKind, Fault};
 use mvm_nix::{FlakeRef, Place};
 use std::path::{Path, PathBuf};
 
@@ -52,18 +53,14 @@ pub(super) async fn run(args: InitArgs, ctx: &Context) -> Result<u8, Fault> {
 /// The flake of mvm: the one that is given, or the one that this mvmctl came from.
 fn mvm(given: Option<&str>, ctx: &Context) -> Result<FlakeRef, Fault> {
     let flake = match given {
-        Some(text) => text.parse()?,
-        None => {
-            let known = mvm_flake(ctx.dirs()).map_err(|error| {
-                let fault = Fault::from(error);
-                let hint = fault.hint.map_or(String::new(), |hint| format!("; or {hint}"));
-                Fault { hint: Some(format!("say it with --mvm REF, as in `--mvm github:OWNER/mvm`{hint}")), ..fault }
-            })?;
-            FlakeRef::parse_absolute(&known, std::env::home_dir().as_deref())?
-        }
+        Some(text) => flake_alone(text.parse()?)?,
+        None => own_flake(ctx).map_err(|fault| {
+            let hint = fault.hint.map_or(String::new(), |hint| format!("; or {hint}"));
+            Fault { hint: Some(format!("say it with --mvm REF, as in `--mvm github:OWNER/mvm`{hint}")), ..fault }
+        })?,
     };
     flake.clone().locate()?;
-    preset::flake_alone(flake)
+    Ok(flake)
 }
 
 fn is_local(flake: &FlakeRef) -> bool {
