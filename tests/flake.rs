@@ -106,7 +106,17 @@ fn what_is_built_is_printed_and_kept() {
     assert_eq!(built["path"], image);
     assert_eq!(built["image"]["name"], "guest");
     assert_eq!(std::fs::read_link(&link).unwrap().to_str(), Some(image));
-    assert_eq!(user.gc_roots().len(), 2);
+    let roots = user.gc_roots();
+    assert_eq!(roots.len(), 2);
+
+    // What is no image does not take its place, neither evaluated nor remembered.
+    let rootfs = flake.replace("#guest", "#rootfs");
+    for _ in 0..2 {
+        let error = user.fails(9, &["build", &rootfs, "-o", link.to_str().unwrap()]);
+        assert!(error.contains("has no image.json"), "{error}");
+        user.fails(9, &["build", &rootfs]);
+        assert_eq!(user.gc_roots(), roots);
+    }
 
     // The link is an image like any other.
     user.ok(&["up", "-d", "linked", "--image", link.to_str().unwrap()]);

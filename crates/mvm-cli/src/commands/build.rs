@@ -7,7 +7,7 @@ use crate::nix_build::{self, Wanted};
 use crate::progress::BuildProgress;
 use clap::builder::NonEmptyStringValueParser;
 use mvm_core::{Fault, ImageManifest};
-use mvm_nix::{BuildOutput, SourceWatch};
+use mvm_nix::{BuildOutput, GcRoot, SourceWatch, StorePath};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -135,17 +135,35 @@ async fn build(
             lines.show(event);
         }
     };
+    let before = GcRoot::at(link).target();
     let (_, output) = nix_build::build_with(ctx, wanted, link, interrupts, events).await?;
     drop(progress);
     let path = output.path.to_absolute_path();
     match mvm_image::Image::open(path.as_ref()) {
         Ok(image) => report.built(ctx, &output, &path, image.manifest()),
-        // What is no image is not worth keeping.
         Err(error) => {
-            output.root.release()?;
+            put_back(ctx, output.root, before, interrupts).await?;
             Err(error.into())
         }
     }
+}
+
+/// What is no image is not worth keeping, and must not take the place of what an earlier build has left.
+async fn put_back(
+    ctx: &Context,
+    root: GcRoot,
+    before: Option<StorePath>,
+    interrupts: &mut Interrupts,
+) -> Result<(), Fault> {
+    if let Some(before) = before {
+        let path = before.to_absolute_path();
+        match nix_build::keep(ctx, path.as_ref(), root.link(), interrupts).await {
+            // It may have been collected long ago.
+            Err(fault) if fault.signal.is_none() => {}
+            done => return done,
+        }
+    }
+    Ok(root.release()?)
 }
 
 impl Report<'_> {
