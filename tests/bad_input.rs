@@ -32,6 +32,23 @@ fn values_that_cannot_be() {
     user.assert_never_was();
 }
 
+/// What nobody can have read must not look like a success.
+#[test]
+fn an_answer_that_cannot_be_written() {
+    let user = User::new();
+    for args in [&["image", "list"][..], &["image", "list", "--json"], &["ls", "--json"], &["template", "list"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let out = user.command(args).stdout(full).stdin(Stdio::null()).output().unwrap();
+        let stderr = text(&out.stderr);
+        assert!(out.status.code() == Some(1) && stderr.contains("cannot write to stdout"), "{args:?}: {stderr}");
+        // But somebody who has read enough may go.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = user.command(args).stdout(writer).stdin(Stdio::null()).output().unwrap();
+        assert!(out.stderr.is_empty(), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
 #[test]
 fn flakes_that_cannot_be_built() {
     User::of_each_nix().into_iter().for_each(flakes_that_cannot_be_built_with);

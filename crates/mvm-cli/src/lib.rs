@@ -160,7 +160,7 @@ pub fn main() -> ExitCode {
     let done = tokio::task::LocalSet::new().block_on(&runtime, work);
     // A read of stdin that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
-    match done {
+    match done.and_then(|code| ctx.ui.lost().map_or(Ok(code), Err)) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => ctx.ui.fault(&fault),
     }

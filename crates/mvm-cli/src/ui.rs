@@ -4,7 +4,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mvm_core::Fault;
 use serde::Serialize;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -14,6 +14,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 pub(crate) struct Ui {
     quiet: bool,
     noted_accelerator: Cell<bool>,
+    /// What stdout did not take.
+    lost: RefCell<Option<Fault>>,
 }
 
 /// Sends the libraries' diagnostics to stderr; `MVM_LOG` chooses which.
@@ -25,12 +27,22 @@ pub(crate) fn log_to_stderr(level: &str) {
 
 impl Ui {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, noted_accelerator: Cell::new(false) }
+        Self { quiet, noted_accelerator: Cell::new(false), lost: RefCell::new(None) }
     }
 
-    /// A line of data. A reader that has gone away is no error.
+    /// A line of data. A reader that has gone away is no error; what else prevents it, [`Self::lost`] tells.
     pub(crate) fn data(&self, line: &str) {
-        let _ = writeln!(io::stdout().lock(), "{line}");
+        match writeln!(io::stdout().lock(), "{line}") {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                self.lost.replace(Some(Fault::output("cannot write to stdout", &e)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Why data was lost, as on a disk that is full: a command that has lost some has not done its work.
+    pub(crate) fn lost(&self) -> Option<Fault> {
+        self.lost.take()
     }
 
     /// Bytes of data as they are.
