@@ -132,7 +132,7 @@ impl BuildFacts {
             image: build.image.clone(),
             built_at: build.at,
             current: flake.is_ok_and(|flake| stored.build_of(&flake).is_some()),
-            size_bytes: mvm_image::Image::open(&build.image).ok().and_then(|image| size(&image)),
+            size_bytes: mvm_image::Image::open(&build.image).ok().map(|image| image.size()),
         }
     }
 
@@ -143,11 +143,6 @@ impl BuildFacts {
         let outdated = if self.current { "" } else { ", of what it said before" };
         format!("{ago} ago{outdated}")
     }
-}
-
-fn size(image: &mvm_image::Image) -> Option<u64> {
-    let files = [Some(image.kernel()), Some(image.rootfs()), image.initrd()];
-    files.into_iter().flatten().map(|file| Some(file.metadata().ok()?.len())).sum()
 }
 
 /// The VMs that were made of a template.
