@@ -80,7 +80,7 @@ fn volumes_outlive_their_vm() {
     let user = User::new();
     let flake = format!("{}#stateful", flake::install(&user).display());
     // Together with the image's own more drives than a machine without ACPI has room for.
-    let more = ["-v", "small:/small:16M", "-v", "inner:/small/inner", "-v", "c:/c", "-v", "d:/d:1G"];
+    let more = ["-v", "small:/small:16M", "-v", "inner:/small/inner", "-v", "c:/c", "-v", "d:/home/user:1G"];
     let up = [&["up", "-d", "db", "--flake", &flake][..], &more].concat();
     // One that the image needs and nobody gives is told before anything is made.
     let said = user.fails(2, &up);
@@ -96,7 +96,9 @@ fn volumes_outlive_their_vm() {
         run("hostname; cat /etc/hostname; wget -q -O - localhost:8080; cat /srv/data/visits"),
         "keeper\nkeeper\nhello from the fixture flake\nuser was here\n"
     );
-    assert_eq!(run("stat -c '%U %a' /srv/data; ls -A /small/inner /c /d"), "user 750\n/c:\n\n/d:\n\n/small/inner:\n");
+    // As the image says, or as the folder was that it covers.
+    assert_eq!(run("stat -c '%U %a' /srv/data /home/user /c"), "user 750\nuser 755\nroot 755\n");
+    assert_eq!(run("ls -A /small/inner /c /home/user"), "/c:\n\n/home/user:\n\n/small/inner:\n");
     assert_eq!(run("grep -c ' ext4 rw,nosuid,nodev,noatime' /proc/mounts"), "5\n");
     // One that is full says so, and is no concern of the others.
     assert_eq!(

@@ -6,7 +6,7 @@ use mvm_core::GuestVolume;
 use rustix::mount::{MountFlags, mount};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 /// Mounts every volume. A guest that missed one would write to its root what was to be kept, so it does not go on.
@@ -23,9 +23,15 @@ fn mount_one(volume: &GuestVolume) -> io::Result<()> {
     let at = Path::new(&volume.mount_point);
     let device = drives::wait_for(&volume.label)?;
     fs::create_dir_all(at)?;
+    let covered = fs::metadata(at)?;
     mount(&device, at, "ext4", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME, None)?;
     // Data bases want an empty folder. One that something was recovered to stays, for it cannot be removed.
-    let _ = fs::remove_dir(at.join("lost+found"));
+    let is_new = fs::remove_dir(at.join("lost+found")).is_ok();
+    if is_new {
+        // Where nobody says whose it is, it is whose the folder is that it covers: a service writes to it as it did there.
+        chown(at, Some(covered.uid()), Some(covered.gid()))?;
+        fs::set_permissions(at, covered.permissions())?;
+    }
     if let Some(owner) = &volume.owner {
         let user = User::find(Some(owner)).map_err(|error| io::Error::other(error.message))?;
         chown(at, Some(user.uid), Some(user.gid))?;
