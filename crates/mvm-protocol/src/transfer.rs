@@ -30,6 +30,7 @@ mod frames;
 mod host;
 mod receive;
 mod send;
+mod stoppable;
 mod tree;
 
 pub use host::{pull, push};

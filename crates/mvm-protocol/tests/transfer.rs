@@ -13,9 +13,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread;
+use std::time::Duration;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::Notify;
 
 type Copied = Result<TransferSummary, TransferError>;
 
@@ -498,24 +504,36 @@ async fn the_host_pushes_and_pulls() {
     assert_eq!(fs::read(back).unwrap(), vec![5; 3_000_000]);
 }
 
+/// The last word of a guest whose disk is full.
+fn no_space() -> Vec<u8> {
+    let error = RequestError::new(ErrorCode::Failed, "no space left on device");
+    let mut frame = Vec::new();
+    encode(FrameType::Abort, &serde_json::to_vec(&error).unwrap(), &mut frame).unwrap();
+    frame
+}
+
+/// A file of holes.
+fn large_file(folder: &TempDir) -> PathBuf {
+    let file = folder.path().join("large");
+    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    file
+}
+
 #[tokio::test]
 async fn a_push_that_the_guest_aborts_says_why_and_stops() {
     use std::io::Read;
     let from = dir();
-    let file = from.path().join("endless");
-    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let file = large_file(&from);
     let (host, mut guest) = channel().await;
     let serve = thread::spawn(move || {
         guest.read_exact(&mut [0; 1000]).unwrap();
-        let full = RequestError::new(ErrorCode::Failed, "no space left on device");
-        let mut frame = Vec::new();
-        encode(FrameType::Abort, &serde_json::to_vec(&full).unwrap(), &mut frame).unwrap();
-        guest.write_all(&frame).unwrap();
+        guest.write_all(&no_space()).unwrap();
         let mut buffer = vec![0; 65536];
         while guest.read(&mut buffer).unwrap() > 0 {}
     });
     let error = push(host, file, |_| {}).await.unwrap_err();
     assert!(matches!(error, TransferError::Aborted(e) if e.message.contains("no space")));
+    // Nothing drives the runtime while this waits: the stream must have been closed before.
     serve.join().unwrap();
 }
 
@@ -528,4 +546,135 @@ async fn a_push_to_a_guest_that_vanishes_is_an_error() {
     let pushing = push(host, file, |_| {});
     drop(guest);
     assert!(matches!(pushing.await, Err(TransferError::Connection(_))));
+}
+
+/// A host's end that tells when a write has to wait for the guest. Who holds the word knows whether the end is there.
+struct Narrow {
+    stream: DuplexStream,
+    full: Arc<Notify>,
+}
+
+impl AsyncRead for Narrow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Narrow {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if wrote.is_pending() {
+            self.full.notify_one();
+        }
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Both ends of an authenticated channel that holds a handshake and less than a frame of contents.
+async fn narrow_channel() -> (mvm_protocol::Channel<Narrow>, DuplexStream, Arc<Notify>) {
+    let (host, guest) = keys();
+    let full = Arc::new(Notify::new());
+    let (a, b) = tokio::io::duplex(4096);
+    let (a, b) = tokio::join!(connect(Narrow { stream: a, full: Arc::clone(&full) }, &host), accept(b, &guest));
+    (a.unwrap(), b.unwrap().into_stream(), full)
+}
+
+/// How long what must end may take before the test fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_push_leaves_no_sender_that_waits_for_a_guest_which_has_aborted() {
+    let from = dir();
+    let (host, mut guest, full) = narrow_channel().await;
+    let abort = async {
+        full.notified().await;
+        guest.write_all(&no_space()).await.unwrap();
+    };
+    let (pushed, ()) = tokio::join!(push(host, large_file(&from), |_| {}), abort);
+    assert!(matches!(pushed, Err(TransferError::Aborted(e)) if e.message.contains("no space")));
+    assert_eq!(Arc::strong_count(&full), 1, "the host's end of the stream is still there");
+}
+
+#[tokio::test]
+async fn a_guest_that_has_all_before_it_was_sent_is_not_believed() {
+    let from = dir();
+    let (host, mut guest, full) = narrow_channel().await;
+    let lie = async {
+        full.notified().await;
+        let summary = TransferSummary { entries: 1, bytes: 1 << 40, ..Default::default() };
+        let mut end = Vec::new();
+        encode(FrameType::End, &serde_json::to_vec(&summary).unwrap(), &mut end).unwrap();
+        guest.write_all(&end).await.unwrap();
+    };
+    let pushing = tokio::time::timeout(DEADLINE, push(host, large_file(&from), |_| {}));
+    let (pushed, ()) = tokio::join!(pushing, lie);
+    assert!(matches!(pushed, Ok(Err(TransferError::Malformed(_)))), "{pushed:?}");
+}
+
+#[tokio::test]
+async fn a_push_says_what_is_wrong_with_the_source_also_where_the_guest_has_gone() {
+    let from = dir();
+    let file = from.path().join("file");
+    // Less than a frame: nothing is written between the reading and the look at the size.
+    fs::write(&file, vec![1; 100_000]).unwrap();
+    let (host, guest, _full) = narrow_channel().await;
+    let read = Arc::new(Notify::new());
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let has_read = Arc::clone(&read);
+    let pushing = push(host, file.clone(), move |_| {
+        has_read.notify_one();
+        wait.recv().unwrap();
+    });
+    let vanish = async {
+        read.notified().await;
+        fs::write(&file, "").unwrap();
+        drop(guest);
+        // The push sees the end of the stream before the sender goes on.
+        tokio::task::yield_now().await;
+        go_on.send(()).unwrap();
+    };
+    let (pushed, ()) = tokio::join!(pushing, vanish);
+    assert!(matches!(&pushed, Err(TransferError::Changed(p)) if *p == file), "{pushed:?}");
+}
+
+#[tokio::test]
+async fn a_copy_ends_with_its_future() {
+    let (from, to) = (dir(), dir());
+    let (host, guest, full) = narrow_channel().await;
+    let mut pushing = Box::pin(push(host, large_file(&from), |_| {}));
+    tokio::select! {
+        pushed = &mut pushing => panic!("{pushed:?}"),
+        () = full.notified() => drop(pushing),
+    }
+    let limit = 1 << 20;
+    let mut rest = Vec::new();
+    guest.take(limit).read_to_end(&mut rest).await.unwrap();
+    assert!((rest.len() as u64) < limit, "the sender goes on");
+
+    let (host, mut guest, _full) = narrow_channel().await;
+    let mut pulling = Box::pin(pull(host, to.path().to_owned(), |_| {}));
+    let file = from.path().join("file");
+    fs::write(&file, vec![1; 100_000]).unwrap();
+    let mut archive = Vec::new();
+    send(&file, &mut archive, &mut |_| {}).unwrap();
+    tokio::select! {
+        pulled = &mut pulling => panic!("{pulled:?}"),
+        // More than the stream holds, so the receiver has begun.
+        wrote = guest.write_all(&archive[..archive.len() / 2]) => wrote.unwrap(),
+    }
+    drop(pulling);
+    let end = tokio::time::timeout(DEADLINE, guest.read(&mut [0])).await.expect("the receiver goes on");
+    assert_eq!(end.unwrap(), 0);
 }

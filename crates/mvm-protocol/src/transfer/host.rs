@@ -1,19 +1,17 @@
 //! `push` and `pull`: the host's two operations, over a channel whose request the guest has answered.
 
+use super::stoppable::Stoppable;
 use super::{SpecialBits, TransferError, receive, send};
 use crate::{Channel, ChannelError, FrameType, TransferSummary};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{JoinError, spawn_blocking};
-use tokio_util::io::SyncIoBridge;
 
 /// Sends `source` to the guest and waits until the guest has it on its disk.
 ///
 /// `progress` is called with the number of bytes of contents each time some are on their way. Runs on a blocking
-/// thread of the current tokio runtime.
+/// thread of the current tokio runtime, which has ended when this returns. Dropping the future ends the copy.
 pub async fn push<S>(
     channel: Channel<S>,
     source: PathBuf,
@@ -22,48 +20,38 @@ pub async fn push<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // The reading half keeps the stream open until the guest has answered: it takes the end of it for the end of the
+    // host.
     let (mut reader, writer) = channel.split();
-    let stop = Arc::new(AtomicBool::new(false));
-    let out = Stoppable { out: SyncIoBridge::new(writer.into_inner()), stop: Arc::clone(&stop) };
-    let mut sending = spawn_blocking(move || {
-        let mut out = out;
-        // The stream stays open until the guest has answered: it takes the end of it for the end of the host.
-        let sent = send(&source, &mut out, &mut progress);
-        (sent, out)
-    });
+    let (out, stop) = Stoppable::new(writer.into_inner());
+    let mut sending = spawn_blocking(move || send(&source, out, &mut progress));
     let mut answer = std::pin::pin!(reader.receive());
-    let mut sent = None;
-    let answer = tokio::select! {
-        early = &mut answer => early,
-        done = &mut sending => {
-            let (result, out) = joined(done)?;
-            match result {
-                Ok(summary) => sent = Some((summary, out)),
-                // The guest may have said why it closed.
-                Err(TransferError::Connection(error)) => {
-                    return Err(match (&mut answer).await {
-                        Ok(Some(frame)) => aborted(&frame).unwrap_or(TransferError::Connection(error)),
-                        _ => TransferError::Connection(error),
-                    });
-                }
-                Err(error) => return Err(error),
-            }
-            answer.await
+    let mut early = None;
+    let sent = tokio::select! {
+        sent = &mut sending => joined(sent)?,
+        frame = &mut answer => {
+            early = Some(frame);
+            // A guest that has said its last word may read no more, and the sender would wait for it.
+            drop(stop);
+            joined(sending.await)?
         }
     };
-    stop.store(true, Ordering::Relaxed);
+    // What is wrong with the source is the reason for whatever the guest makes of it.
+    if !matches!(sent, Ok(_) | Err(TransferError::Connection(_))) {
+        return sent;
+    }
+    // The guest may have said why it closed.
+    let answer = match early {
+        Some(frame) => frame,
+        None => answer.await,
+    };
     let frame = answer.map_err(broken)?.ok_or_else(|| broken(ChannelError::Closed))?;
-    if let Some(error) = aborted(&frame) {
-        return Err(error);
+    if frame.kind == FrameType::Abort {
+        return Err(TransferError::Aborted(frame.json(FrameType::Abort).map_err(broken)?));
     }
     let received: TransferSummary = frame.json(FrameType::End).map_err(broken)?;
-    // The guest's End may be read before the sending thread is seen to have ended.
-    let (mut summary, _out) = match sent {
-        Some(sent) => sent,
-        None => {
-            let (result, out) = joined(sending.await)?;
-            (result?, out)
-        }
+    let Ok(mut summary) = sent else {
+        return Err(TransferError::Malformed("the guest ended it before all was sent".into()));
     };
     if (received.entries, received.bytes) != (summary.entries, summary.bytes) {
         return Err(TransferError::Malformed("the guest received something else than was sent".into()));
@@ -75,7 +63,7 @@ where
 /// Receives what the guest sends into `dest`. The guest is taken for hostile.
 ///
 /// `progress` is called with the number of bytes of contents each time some have been written. Runs on a blocking
-/// thread of the current tokio runtime.
+/// thread of the current tokio runtime, which has ended when this returns. Dropping the future ends the copy.
 pub async fn pull<S>(
     channel: Channel<S>,
     dest: PathBuf,
@@ -84,31 +72,8 @@ pub async fn pull<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let input = SyncIoBridge::new(channel.into_stream());
+    let (input, _stop) = Stoppable::new(channel.into_stream());
     joined(spawn_blocking(move || receive(&dest, input, SpecialBits::Drop, &mut progress)).await)?
-}
-
-/// A writer that fails once it has been told to stop.
-struct Stoppable<W> {
-    out: W,
-    stop: Arc<AtomicBool>,
-}
-
-impl<W: Write> Write for Stoppable<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        self.out.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-fn aborted(frame: &crate::Frame) -> Option<TransferError> {
-    frame.json(FrameType::Abort).ok().map(TransferError::Aborted)
 }
 
 fn broken(error: ChannelError) -> TransferError {
