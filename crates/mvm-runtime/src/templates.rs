@@ -8,6 +8,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes that a template may have.
@@ -196,16 +197,12 @@ impl Templates {
     pub fn text(&self, name: &TemplateName) -> Result<Vec<u8>, TemplateError> {
         let files = self.files(name);
         match read_text(&files.file()) {
-            Err(TemplateError::Io { source, .. })
-                if source.kind() == io::ErrorKind::NotFound && !files.folder().exists() =>
-            {
-                Err(TemplateError::NotFound(name.to_string()))
-            }
+            Err(_) if !files.folder().is_dir() => Err(TemplateError::NotFound(name.to_string())),
             done => done,
         }
     }
 
-    /// Every template, by name: those that are damaged with what is wrong. Folders that are no template's are passed over.
+    /// Every template, by name: those that are damaged with what is wrong. What is no template's folder is passed over.
     pub fn list(&self) -> Result<Vec<ListedTemplate>, TemplateError> {
         self.sweep();
         let folder = self.dirs.templates();
@@ -280,9 +277,13 @@ impl Templates {
     fn lock(&self, name: &TemplateName, how: FlockOperation) -> Result<File, TemplateError> {
         let files = self.files(name);
         let folder = files.folder();
-        let file = match File::open(folder) {
+        // What is no folder is no template, and not ours to remove.
+        let only_folders = rustix::fs::OFlags::DIRECTORY.bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(only_folders).open(folder) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TemplateError::NotFound(name.to_string())),
+            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => {
+                return Err(TemplateError::NotFound(name.to_string()));
+            }
             Err(e) => return Err(Failed::to("open", folder)(e).into()),
         };
         match rustix::fs::flock(&file, how) {

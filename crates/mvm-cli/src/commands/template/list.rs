@@ -2,13 +2,14 @@
 
 use super::BuildFacts;
 use crate::Context;
-use crate::template_build::output_of;
+use crate::template_build::{flake_of, output_of};
 use indicatif::HumanBytes;
 use mvm_core::{Fault, Template, TemplateName};
 use serde::Serialize;
 
 /// List the templates
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  mvmctl template list --json")]
 pub(super) struct ListArgs {
     /// As JSON
     #[arg(long)]
@@ -38,7 +39,7 @@ pub(super) fn run(args: ListArgs, ctx: &Context) -> Result<u8, Fault> {
             Ok(stored) => Listed {
                 flake: Some(shown(&stored.template)),
                 build: stored.build.as_ref().map(|build| BuildFacts::of(&stored, build)),
-                fault: None,
+                fault: flake_of(ctx, &stored).err(),
                 name,
             },
             Err(error) => Listed { name, flake: None, build: None, fault: Some(error.into()) },
