@@ -235,6 +235,10 @@ fn what_cannot_be_a_template() {
     assert_eq!(json(&user, &["template", "info", "site"])["vcpus"], Value::Null);
     refuses(&user, 2, &["up", "-d", "--template", "site", "--memory", "16T"], &["this machine has"], "--memory 512M");
     user.fails(2, &["up", "--template", "site", "--flake", flake]);
+    // Said before a build, whoever forces the hypervisor.
+    user.ok(&["template", "edit", "site", "--hypervisor", "docker"]);
+    let with_volume = ["up", "-d", "--template", "site", "-v", "data:/data"];
+    refuses(&user, 2, &with_volume, &["docker cannot honour --volume"], "--hypervisor qemu");
 
     // The rest is removed, and the first failure is the exit code.
     refuses(&user, 3, &["template", "rm", "ghost", "site"], &["ghost"], "mvmctl template list");
@@ -272,6 +276,10 @@ fn one_that_is_damaged_by_hand() {
         std::fs::write(&file, format!("flake = {flake:?}\n")).unwrap();
         let stderr = user.fails(2, &["template", "build", "site"]);
         assert!(stderr.contains(place) && stderr.contains(word), "{stderr}");
+        let list = json(&user, &["template", "list"]);
+        let fault = &list[1]["fault"];
+        assert!(fault["message"].as_str().is_some_and(|m| m.contains(place) && m.contains(word)), "{list:#}");
+        assert_eq!(list[1]["flake"], flake);
     }
     std::fs::write(&file, "flake = 7\n").unwrap();
     let listed = user.run(&["template", "list"]);
@@ -285,6 +293,15 @@ fn one_that_is_damaged_by_hand() {
     assert!(right.status.success(), "{}", text(&right.stderr));
     user.ok(&["template", "info", "site"]);
     user.ok(&["template", "rm", "site", "fine"]);
+    // What is no folder is no template.
+    let stray = user.home().join(".local/share/mvm/templates/stray");
+    std::fs::write(&stray, "mine").unwrap();
+    assert_eq!(json(&user, &["template", "list"]), serde_json::json!([]));
+    for command in [&["template", "rm", "stray"][..], &["template", "info", "stray"], &["template", "edit", "stray"]] {
+        refuses(&user, 3, command, &["no template named", "stray"], "template list");
+    }
+    assert_eq!(std::fs::read_to_string(&stray).unwrap(), "mine");
+    std::fs::remove_file(&stray).unwrap();
     user.assert_never_was();
 }
 

@@ -124,6 +124,12 @@ impl Dirs {
         self.share.join("gcroots")
     }
 
+    /// The GC root of an image that is built for a new VM, until the VM has its own. Another `up` of the same name, of which
+    /// only one will make the VM, has another.
+    pub fn building_vm(&self, name: &VmName) -> PathBuf {
+        self.gc_roots().join(format!("{name}.up-{}", std::process::id()))
+    }
+
     /// The GC root of a template's image while it is built. No VM's build has such a name.
     pub fn building_template(&self, name: &TemplateName) -> PathBuf {
         self.gc_roots().join(format!("{name}.template-{}", std::process::id()))

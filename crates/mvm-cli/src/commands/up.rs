@@ -95,11 +95,13 @@ impl UpArgs {
         .find_map(|(given, option)| given.then_some(option))
     }
 
-    /// Refuses, by name, what the hypervisor that was forced cannot honour.
-    fn check_hypervisor(&self) -> Result<(), Fault> {
-        let Some(hypervisor) = self.hypervisor else { return Ok(()) };
+    /// Refuses, by name, what the hypervisor that was forced, here or by a template, cannot honour.
+    fn check_hypervisor(&self, forced: Option<Hypervisor>) -> Result<(), Fault> {
+        let Some(hypervisor) = forced else { return Ok(()) };
         for (given, feature, option) in [
             (self.image.is_some(), Feature::Image, "--image"),
+            // A template is an image, whatever runs it.
+            (self.template.is_some(), Feature::Image, "--template"),
             (self.cpus.is_some(), Feature::Image, "--cpus"),
             (self.memory.is_some(), Feature::Image, "--memory"),
             (!self.env.is_empty(), Feature::Image, "--env"),
@@ -171,7 +173,8 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             hypervisor.require(Feature::Agent, "--boot-timeout")?;
         }
     } else {
-        args.check_hypervisor()?;
+        let template = args.template.as_ref().map(|name| ctx.templates().get(name)).transpose()?;
+        args.check_hypervisor(args.hypervisor.or(template.as_ref().and_then(|t| t.template.hypervisor)))?;
         Volume::check_all(&args.volumes)?;
         let mut wishes = Wishes {
             cpus: args.cpus,
@@ -184,11 +187,8 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
             ephemeral: args.rm,
             anonymous: args.name.is_none() && args.named.is_none(),
         };
-        let template = args.template.as_ref().map(|name| ctx.templates().get(name)).transpose()?;
         if let Some(template) = &template {
             wishes = wishes.or_of(&template.template);
-            // A template is an image, whatever runs it.
-            wishes.hypervisor.map_or(Ok(()), |hypervisor| hypervisor.require(Feature::Image, "--template"))?;
         }
         // Said before a build that may take long.
         wishes.memory.map_or(Ok(()), mvm_runtime::check_memory)?;
@@ -196,7 +196,7 @@ pub(crate) async fn run(args: UpArgs, ctx: &Context) -> Result<u8, Fault> {
         let sourced = match (&args.flake, &args.image, &template) {
             (Some(flake), _, _) => {
                 let wanted = Wanted::typed(flake, args.profile.as_deref(), args.refresh)?;
-                let link = ctx.dirs().gc_roots().join(name.as_str());
+                let link = ctx.dirs().building_vm(&name);
                 match args.hypervisor {
                     Some(Hypervisor::MicrovmNix) => source::runner(ctx, wanted, &link, &mut interrupts).await?,
                     _ => source::flake(ctx, wanted, &link, &mut interrupts).await?,
