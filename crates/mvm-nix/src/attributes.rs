@@ -54,8 +54,13 @@ impl Nix {
                 return Some(format!("{base} {advice}"));
             }
             // It may have images all the same, and then they are packages.
-            let packages = listed(&self.packages(flake, system, extra_args).await.ok()?)?;
-            return Some(format!("{base} has no output `catalog`; `mvmctl up --flake` runs its packages: {packages}"));
+            let packages = self.packages(flake, system, extra_args).await.unwrap_or_default();
+            return Some(match listed(&packages) {
+                Some(names) => {
+                    format!("{base} has no output `catalog`; `mvmctl up --flake` runs its packages: {names}")
+                }
+                None => format!("{base} has no output `catalog`; `nix flake show {base}` lists what it has"),
+            });
         }
         let configurations = self.names(flake, "nixosConfigurations", extra_args).await.unwrap_or_default();
         if let Some(name) = configurations.iter().find(|name| flake.names_configuration(name)) {
@@ -69,7 +74,13 @@ impl Nix {
             (Some(packages), Some(also)) => Some(format!("{base} {packages}; {also}")),
             (Some(packages), None) => Some(format!("{base} {packages}")),
             (None, Some(also)) => Some(format!("{base} has no packages; {also}")),
-            (None, None) => None,
+            (None, None) => {
+                let outputs = self.names(flake, PACKAGES.name, extra_args).await;
+                let has_none = matches!(&outputs, Err(error) if error.lacks_attribute());
+                has_none.then(|| {
+                    format!("{base} has neither packages nor NixOS configurations; `nix flake show {base}` lists what it has")
+                })
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! `nix build`, with events while it runs and a GC root when it is done.
 
-use crate::advice::Trouble;
 use crate::attributes::this_system;
 use crate::cli::{Nix, describe};
 use crate::error::NixError;
@@ -147,12 +146,12 @@ impl Nix {
         events: &mut impl FnMut(&BuildEvent),
     ) -> Result<(Realised, bool), NixError> {
         let missing = match self.run_build(request, flake, strict, events).await {
-            Err(error) if lacks_attribute(&error) => error,
+            Err(error) if error.lacks_attribute() => error,
             done => return done,
         };
         if let Some(configuration) = flake.as_configuration() {
             match self.run_build(request, &configuration, strict, events).await {
-                Err(error) if lacks_attribute(&error) => {}
+                Err(error) if error.lacks_attribute() => {}
                 done => return done,
             }
         }
@@ -233,10 +232,6 @@ impl BuildOutput {
         let path = path.ok_or_else(|| NixError::NoOutput(format!("{} has no outputs", request.flake)))?;
         Ok(Self { derivation, outputs, path, root: GcRoot::at(&request.out_link), remembered })
     }
-}
-
-fn lacks_attribute(error: &NixError) -> bool {
-    matches!(error, NixError::Failed(failure) if failure.trouble == Some(Trouble::NoAttribute))
 }
 
 /// Whether Nix complains about a lock file, as all versions call it. (`lock` alone is a part of many folders' names, and

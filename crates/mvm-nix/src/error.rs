@@ -129,6 +129,13 @@ impl Diagnostic for NixError {
     }
 }
 
+impl NixError {
+    /// Whether Nix says that a flake has no such attribute.
+    pub(crate) fn lacks_attribute(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.trouble == Some(Trouble::NoAttribute))
+    }
+}
+
 /// Nix's own account of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NixFailure {

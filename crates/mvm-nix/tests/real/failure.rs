@@ -55,6 +55,11 @@ async fn a_missing_attribute_lists_what_is_there() {
         assert!(failure.message.contains("nothing-here"));
         let hint = failure.hint().unwrap();
         assert!(hint.contains("has these packages") && hint.contains("endless"), "{}: {hint}", world.label);
+
+        std::fs::create_dir(world.folder.join("bare")).unwrap();
+        std::fs::write(world.folder.join("bare/flake.nix"), "{ outputs = _: { }; }").unwrap();
+        let hint = self::failure(&world, "./bare").await.hint().unwrap();
+        assert!(hint.contains("neither packages nor NixOS configurations"), "{}: {hint}", world.label);
     }
 }
 
@@ -67,6 +72,7 @@ async fn a_missing_image_lists_the_catalog() {
             ("with", format!("catalog.{system}.db = 1;"), ["images in its catalog", "db"]),
             ("other", format!("catalog.{other}.db = 1;"), ["no images in its catalog for", other]),
             ("without", format!("packages.{system}.box = 1;"), ["no output `catalog`", "box"]),
+            ("nothing", String::new(), ["no output `catalog`", "nix flake show"]),
         ] {
             let folder = world.folder.join(name);
             std::fs::create_dir(&folder).unwrap();
