@@ -267,6 +267,12 @@ in
       (groupAssertion "volumes" name volume)
     ]
     ++ pathAssertions "volumes.${name}.mountPoint" volume.mountPoint
+    ++ map (
+      folder:
+      refuse (
+        volume.mountPoint != "/" && folder != volume.mountPoint && isBelow folder volume.mountPoint
+      ) "volumes.${name}.mountPoint is ${quote volume.mountPoint}, which would hide ${folder}"
+    ) taken
   ) (builtins.attrNames config.volumes)
   ++ concatMap (
     name:

@@ -552,6 +552,9 @@ in
     "a volume where the guest mounts" = refuses "/run is not the image's" {
       volumes.data.mountPoint = "/run/data";
     };
+    "a volume over all programs" =
+      refuses "volumes.data.mountPoint is `/nix`, which would hide /nix/store"
+        { volumes.data.mountPoint = "/nix"; };
     "two volumes at one place" = refuses "volumes are mounted at the same place: `a` and `b` (/data)" {
       volumes.a.mountPoint = "/data";
       volumes.b.mountPoint = "/data";

@@ -17,6 +17,7 @@ pub(crate) async fn read(sources: Vec<SecretSource>, interrupts: &mut Interrupts
                 let kind = match error.kind() {
                     io::ErrorKind::NotFound => ErrorKind::NotFound,
                     io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+                    io::ErrorKind::IsADirectory => ErrorKind::Usage,
                     _ => ErrorKind::Unexpected,
                 };
                 Fault::new(kind, format!("cannot read the secret {name:?} from {file:?}: {error}"))

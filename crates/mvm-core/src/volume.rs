@@ -56,8 +56,10 @@ impl Volume {
         8 << 10
     }
 
-    /// What the guest mounts something over by itself.
-    const TAKEN: [&str; 6] = ["/dev", "/nix/store", "/proc", "/run", "/sys", "/tmp"];
+    /// What the guest mounts something over by itself, and what a volume over it would hide: its programs, its agent, and
+    /// the policy that no host can change.
+    const TAKEN: [&str; 8] =
+        ["/dev", "/etc/mvm/guest.json", "/nix/store", "/proc", "/run", "/sbin/mvm-guest", "/sys", "/tmp"];
 
     /// Checks volumes, each by itself and together.
     pub fn check_all(volumes: &[Self]) -> Result<(), VolumeError> {
@@ -92,10 +94,10 @@ impl Volume {
         if steps().any(|step| matches!(step, "" | "." | "..")) {
             return fail("the mount point is a path without `.`, `..`, doubled or trailing slashes, and not `/`");
         }
-        let below =
-            |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if Self::TAKEN.into_iter().any(below) {
-            return fail("the guest mounts something else at its mount point");
+        let within =
+            |path: &str, of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if Self::TAKEN.into_iter().any(|taken| within(path, taken) || within(taken, path)) {
+            return fail("the guest needs something else at its mount point, or below it");
         }
         if !(Self::MIN_MIB..=Self::MAX_MIB).contains(&self.size_mib) {
             return fail("its size is 16M to 16T");
@@ -142,6 +144,7 @@ mod tests {
         assert_eq!(read("data:/var/lib/db"), Ok(("data".into(), "/var/lib/db".into(), 8192)));
         assert_eq!(read("d_1:/srv:4G"), Ok(("d_1".into(), "/srv".into(), 4096)));
         assert_eq!(read("d:/device:64"), Ok(("d".into(), "/device".into(), 64)));
+        assert_eq!(read("d:/etc/app:64"), Ok(("d".into(), "/etc/app".into(), 64)));
     }
 
     #[test]
@@ -161,6 +164,10 @@ mod tests {
             ("d:/a\nb", "printable"),
             ("d:/proc", "something else"),
             ("d:/run/secrets/x", "something else"),
+            ("d:/nix", "something else"),
+            ("d:/etc", "something else"),
+            ("d:/etc/mvm", "something else"),
+            ("d:/sbin", "something else"),
             ("d:/data:8M", "16M to 16T"),
             ("d:/data:17T", "16M to 16T"),
             ("d:/data:big", "its size is no number"),
