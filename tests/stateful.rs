@@ -207,15 +207,25 @@ fn a_vm_that_cannot_start_leaves_no_volume() {
         (2, "../token=/etc/passwd".into(), "a name has"),
         (2, format!("token={}", large.path().display()), "too large"),
         (3, "token=/no/such/file".into(), "/no/such/file"),
+        (2, "token=/etc".into(), "Is a directory"),
     ] {
         let said = user.fails(code, &["up", "-d", "db", "--secret", &value]);
         assert!(said.contains(word), "{said}");
     }
-    for (value, word) in [("data", "no colon"), ("data:/proc/x", "something else"), ("d:/d:1M", "16M to 16T")] {
+    for (value, word) in [("data", "no colon"), ("data:/etc", "something else"), ("d:/d:1M", "16M to 16T")] {
         let said = user.fails(2, &["up", "-d", "db", "-v", value]);
         assert!(said.contains(word) && said.contains("hint:"), "{said}");
     }
     let said = user.fails(2, &["up", "-d", "db", "-v", "a:/a", "-v", "b:/a"]);
     assert!(said.contains("same place"), "{said}");
+    user.assert_never_was();
+    // A volume on a disk that is not there now is not made anew.
+    let link = volume(&user, "data");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/no/such/disk/data.ext4", &link).unwrap();
+    let said = user.fails(1, &["up", "-d", "db", "-v", "data:/data:16M"]);
+    assert!(said.contains("data.ext4") && said.contains("No such file"), "{said}");
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("/no/such/disk/data.ext4"));
+    fs::remove_dir_all(link.parent().unwrap()).unwrap();
     user.assert_never_was();
 }

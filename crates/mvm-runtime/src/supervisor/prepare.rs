@@ -144,7 +144,8 @@ fn volumes(vm: &VmDirs, spec: &VmSpec, drives: &mut Vec<Drive>, stop: &Stop) -> 
     let mut told: Vec<GuestVolume> = Vec::new();
     for (n, volume) in (0..).zip(&spec.volumes) {
         let path = vm.volume(&volume.name);
-        if !path.exists() {
+        // A link that leads nowhere is a disk that is not there, and no volume that was never made.
+        if path.symlink_metadata().is_err() {
             mvm_image::make_volume(&path, &volume.name, volume.size_mib, stop)?;
         }
         let label = mvm_image::volume_label(&path)?;
