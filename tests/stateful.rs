@@ -226,6 +226,13 @@ fn a_vm_that_cannot_start_leaves_no_volume() {
     let said = user.fails(1, &["up", "-d", "db", "-v", "data:/data:16M"]);
     assert!(said.contains("data.ext4") && said.contains("No such file"), "{said}");
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("/no/such/disk/data.ext4"));
+    // What is there and is no volume is not mvm's to remove.
+    fs::remove_file(&link).unwrap();
+    let backup = link.with_extension("bak");
+    fs::write(&backup, "kept").unwrap();
+    let out = user.command(&up).env("MVM_QEMU", "/no/such/program").output().unwrap();
+    assert_eq!(out.status.code(), Some(5), "{}", text(&out.stderr));
+    assert!(backup.exists() && !link.exists());
     fs::remove_dir_all(link.parent().unwrap()).unwrap();
     user.assert_never_was();
 }

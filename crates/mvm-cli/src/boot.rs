@@ -36,7 +36,8 @@ pub(crate) async fn start(
     let volumes = ctx.registry.volumes(name);
     match launch(ctx, name, secrets, boot_timeout, created, interrupts).await {
         Err(fault) if created => {
-            if let Err(error) = ctx.registry.keep_volumes(name, &volumes) {
+            // Where nobody knows what was there before, all of it stays.
+            if let Err(error) = volumes.and_then(|volumes| ctx.registry.keep_volumes(name, &volumes)) {
                 ctx.ui.warning(&error.to_string());
             }
             match creation::remove(ctx, name, false).await {

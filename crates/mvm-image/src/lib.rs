@@ -37,4 +37,4 @@ pub use local::{LocalImage, LocalKind, local_image, local_images, no_image, reso
 pub use rootfs_tar::write_rootfs_tar;
 pub use stop::{Stop, Stopper, stoppable};
 pub use unpack::{UnpackError, decompress, vmlinux_from_bzimage};
-pub use volume::{make_volume, volume_label};
+pub use volume::{make_volume, remove_volume_drafts, volume_label};

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Makes an empty volume at `dest`, whole or not at all, readable by its owner only. Its folder has one writer at a time.
 pub fn make_volume(dest: &Path, name: &str, size_mib: u64, stop: &Stop) -> Result<(), ImageError> {
-    remove_drafts(dest.parent().unwrap_or(Path::new(".")));
+    remove_volume_drafts(dest.parent().unwrap_or(Path::new(".")));
     // A label has 16 bytes, a name more: what is left beside the prefix is taken from its digest.
     let digest: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
     let make = MakeExt4 {
@@ -55,8 +55,8 @@ pub fn volume_label(path: &Path) -> Result<String, ImageError> {
     }
 }
 
-/// Removes what a killed process left in the folder. Best effort: it is in nobody's way.
-fn remove_drafts(folder: &Path) {
+/// Removes what a killed process left in a folder of volumes. Best effort: it is in nobody's way.
+pub fn remove_volume_drafts(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             let _ = fs::remove_file(entry.path());

@@ -282,7 +282,7 @@ impl Registry {
                 self.remove_locked(name)?;
                 Ok(left)
             }
-            Err(RegistryError::NotFound(_)) if !self.volumes(name).is_empty() => {
+            Err(RegistryError::NotFound(_)) if self.volumes(name).is_ok_and(|volumes| !volumes.is_empty()) => {
                 let vms = self.dirs.vms();
                 files::private_dir(&vms).map_err(io_error("make", &vms))?;
                 // Whoever makes a VM shares this lock.
@@ -300,26 +300,33 @@ impl Registry {
     }
 
     /// The volumes that there are of a VM, whether it exists or not: their names, sorted.
-    pub fn volumes(&self, name: &VmName) -> Vec<String> {
-        let entries = std::fs::read_dir(self.vm(name).volumes()).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".ext4")?.to_owned()))
-            .filter(|name| !name.starts_with('.'))
-            .collect();
+    pub fn volumes(&self, name: &VmName) -> Result<Vec<String>, RegistryError> {
+        let vm = self.vm(name);
+        let unreadable = || io_error("read", vm.volumes());
+        let entries = match std::fs::read_dir(vm.volumes()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(unreadable())?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file = entry.map_err(unreadable())?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".ext4"));
+            names.extend(name.filter(|name| !name.starts_with('.')).map(str::to_owned));
+        }
         names.sort();
-        names
+        Ok(names)
     }
 
     /// Removes the volumes of a VM but those that were there before, after a start that failed. Nobody may run it.
     pub fn keep_volumes(&self, name: &VmName, before: &[String]) -> Result<(), RegistryError> {
         let vm = self.vm(name);
-        if before.is_empty() {
-            return self.remove_volumes(name);
-        }
-        for volume in self.volumes(name).iter().filter(|volume| !before.contains(volume)) {
+        for volume in self.volumes(name)?.iter().filter(|volume| !before.contains(volume)) {
             let path = vm.volume(volume);
             files::remove_file(&path).map_err(io_error("remove", &path))?;
         }
+        mvm_image::remove_volume_drafts(vm.volumes());
+        // What is not ours stays, and the folder with it.
+        let _ = std::fs::remove_dir(vm.volumes());
         Ok(())
     }
 

@@ -38,7 +38,7 @@ async fn remove(ctx: &Context, name: &VmName, args: &RmArgs) -> Result<(), Fault
 /// Removes a VM that does not run, and tells which volumes are left of it.
 pub(super) async fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
     creation::remove(ctx, name, volumes).await?;
-    let kept = ctx.registry.volumes(name);
+    let kept = ctx.registry.volumes(name)?;
     if !kept.is_empty() {
         let folder = ctx.registry.vm(name).volumes().display().to_string();
         ctx.ui.status(&format!(
