@@ -1,7 +1,6 @@
 //! `mvmctl down`.
 
-use super::rm::remove_stopped;
-use crate::Context;
+use crate::{Context, creation};
 use futures_util::future::join_all;
 use mvm_core::{ExitReason, Fault, VmName};
 use mvm_runtime::{ControlClient, RegistryError};
@@ -48,6 +47,20 @@ pub(super) fn every(ctx: &Context, done: Vec<Result<(), Fault>>) -> Result<u8, F
         ctx.ui.fault(&fault);
     }
     Err(first)
+}
+
+/// Removes a VM that does not run, and tells which volumes are left of it.
+pub(super) async fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
+    creation::remove(ctx, name, volumes).await?;
+    let kept = ctx.registry.volumes(name)?;
+    if !kept.is_empty() {
+        let folder = ctx.registry.vm(name).volumes().display().to_string();
+        ctx.ui.status(&format!(
+            "volumes of {name} are kept in {folder}: {}; `mvmctl rm --volumes {name}` removes them",
+            kept.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 async fn down(ctx: &Context, name: &VmName, grace_ms: u64, remove: bool, volumes: bool) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! `mvmctl rm`.
 
-use super::down::{Stopped, every, stop};
-use crate::{Context, creation};
+use super::down::{Stopped, every, remove_stopped, stop};
+use crate::Context;
 use mvm_core::{Fault, VmName};
 use mvm_runtime::RegistryError;
 
@@ -33,18 +33,4 @@ async fn remove(ctx: &Context, name: &VmName, args: &RmArgs) -> Result<(), Fault
         Err(RegistryError::NotFound(_)) if killed => Ok(()),
         done => Ok(done?),
     }
-}
-
-/// Removes a VM that does not run, and tells which volumes are left of it.
-pub(super) async fn remove_stopped(ctx: &Context, name: &VmName, volumes: bool) -> Result<(), RegistryError> {
-    creation::remove(ctx, name, volumes).await?;
-    let kept = ctx.registry.volumes(name)?;
-    if !kept.is_empty() {
-        let folder = ctx.registry.vm(name).volumes().display().to_string();
-        ctx.ui.status(&format!(
-            "volumes of {name} are kept in {folder}: {}; `mvmctl rm --volumes {name}` removes them",
-            kept.join(", ")
-        ));
-    }
-    Ok(())
 }
