@@ -108,9 +108,10 @@ impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hypervisor, feature, what } = self;
         match feature {
-            Feature::Image => {
+            _ if self.is_configurations() => {
                 write!(f, "{hypervisor} cannot honour {what}: it runs a NixOS configuration, which decides for itself")
             }
+            Feature::Image => write!(f, "{hypervisor} cannot honour {what}: it runs no images"),
             Feature::Agent => {
                 write!(f, "{hypervisor} cannot honour {what}: no agent of mvm is known to run in its guests")
             }
@@ -120,15 +121,24 @@ impl fmt::Display for Unsupported {
     }
 }
 
+impl Unsupported {
+    /// Whether a NixOS configuration decides what was asked for.
+    fn is_configurations(&self) -> bool {
+        self.hypervisor == Hypervisor::MicrovmNix && matches!(self.feature, Feature::Image | Feature::Drives)
+    }
+}
+
 impl Diagnostic for Unsupported {
     fn kind(&self) -> ErrorKind {
         ErrorKind::Usage
     }
     fn hint(&self) -> Option<String> {
         match self.feature {
-            Feature::Image => {
-                Some("set it in the configuration: microvm.vcpu, microvm.mem, microvm.forwardPorts".into())
+            _ if self.is_configurations() => {
+                let options = "microvm.vcpu, microvm.mem, microvm.forwardPorts, microvm.volumes";
+                Some(format!("set it in the configuration: {options}"))
             }
+            Feature::Image => None,
             Feature::Agent => {
                 Some("the guest's own services, as ssh, lead in; `mvmctl logs NAME` shows its console".into())
             }
@@ -304,6 +314,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_configurations_volumes_are_its_own() {
+        let refused = |hypervisor: Hypervisor| hypervisor.require(Feature::Drives, "--volume").unwrap_err();
+        assert!(refused(Hypervisor::MicrovmNix).to_string().contains("decides for itself"));
+        assert!(refused(Hypervisor::MicrovmNix).hint().unwrap().contains("microvm.volumes"));
+        assert!(refused(Hypervisor::Docker).hint().unwrap().contains("--hypervisor qemu"));
     }
 
     #[test]
