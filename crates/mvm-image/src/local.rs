@@ -63,15 +63,20 @@ pub fn local_images(dirs: &Dirs) -> Result<Vec<LocalImage>, ImageError> {
     Ok(found)
 }
 
-/// The image given as a path (it has a slash, or is a folder) or else as a name.
+/// The image given as a path (it has a slash, or is a folder with an image) or else as a name. A folder that has none, and
+/// only happens to have the name of an image, does not hide that one.
 pub fn resolve_image(dirs: &Dirs, given: &OsStr) -> Result<LocalImage, ImageError> {
     let path = Path::new(given);
     let name = given.to_string_lossy().into_owned();
-    if given.as_encoded_bytes().contains(&b'/') || path.is_dir() {
-        let folder = std::path::absolute(path).map_err(ImageError::io("find", path))?;
-        return Ok(LocalImage { name, folder, kind: LocalKind::Folder });
+    if !given.as_encoded_bytes().contains(&b'/') && !path.join("image.json").exists() {
+        match local_image(dirs, &name) {
+            // What it lacks is told when it is opened.
+            Err(ImageError::NoImage { .. }) if path.is_dir() => {}
+            done => return done,
+        }
     }
-    local_image(dirs, &name)
+    let folder = std::path::absolute(path).map_err(ImageError::io("find", path))?;
+    Ok(LocalImage { name, folder, kind: LocalKind::Folder })
 }
 
 /// The image of a name.

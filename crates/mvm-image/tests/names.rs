@@ -15,19 +15,21 @@ use std::path::{Path, PathBuf};
 fn names_and_paths_of_images() {
     let home = Home::new();
     let images = home.dirs.images();
-    for name in ["web", "builtin-1", ".draft-x", "a\nb"] {
+    for name in ["web", "src", "builtin-1", ".draft-x", "a\nb"] {
         fs::create_dir_all(images.join(name)).unwrap();
         fs::write(images.join(name).join("image.json"), "{}").unwrap();
     }
     fs::create_dir_all(images.join("half")).unwrap();
     let all = local_images(&home.dirs).unwrap();
     let all: Vec<_> = all.iter().map(|image| (image.name.as_str(), &image.kind)).collect();
-    assert_eq!(all, [("builtin-1", &LocalKind::BuiltIn), ("web", &LocalKind::Folder)]);
+    assert_eq!(all, [("builtin-1", &LocalKind::BuiltIn), ("src", &LocalKind::Folder), ("web", &LocalKind::Folder)]);
     let resolve = |text: &str| resolve_image(&home.dirs, OsStr::new(text)).map(|image| image.folder);
     assert_eq!(resolve("web").unwrap(), images.join("web"));
     assert_eq!(resolve("/absolute/folder").unwrap(), Path::new("/absolute/folder"));
     assert_eq!(resolve("./web").unwrap(), std::env::current_dir().unwrap().join("web"));
-    // An existing folder wins over a name; tests run in their crate's folder.
+    // A folder that is no image does not hide one; tests run in their crate's folder.
+    assert_eq!(resolve("src").unwrap(), images.join("src"));
+    // Where there is none of the name, the folder is meant, and told what it lacks.
     assert_eq!(resolve("tests").unwrap(), std::env::current_dir().unwrap().join("tests"));
     for name in ["wbe", ".draft-x", "half", ""] {
         let error = resolve(name).unwrap_err();
