@@ -339,8 +339,11 @@ fn damaged_images_are_found_with(user: User) {
     // Gone from the store, in spite of its root.
     let link = registration(&user, "own").join("gcroot");
     std::fs::remove_file(&link).unwrap();
-    symlink("/nix/store/00000000000000000000000000000000-gone", &link).unwrap();
     let again = format!("mvmctl image fetch '{}#catalog", folder.display());
+    symlink("/etc", &link).unwrap();
+    assert_eq!(verdict(&user, &again).last().unwrap(), "/etc is not a path of Nix's store");
+    std::fs::remove_file(&link).unwrap();
+    symlink("/nix/store/00000000000000000000000000000000-gone", &link).unwrap();
     let gone = refusal(9, &["own", "gone from Nix's store"], &again);
     refuses(&user, &["up", "-d", "--image", "own"], &gone);
     assert_eq!(verdict(&user, &again), ["/nix/store/00000000000000000000000000000000-gone is gone from the store"]);

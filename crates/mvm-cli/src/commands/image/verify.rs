@@ -7,7 +7,6 @@ use mvm_image::{FetchedImages, Image, LocalImage, LocalKind, local_image};
 use mvm_nix::{Nix, StorePath};
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 /// Check images against what was built
 ///
@@ -88,7 +87,10 @@ async fn verify(image: LocalImage, interrupts: &mut Interrupts) -> Result<Verdic
         let faults = vec![format!("{} is gone from the store", image.folder.display())];
         return Ok(Verdict { repair: Some(image.fetch_again()), name: image.name, content: true, faults });
     }
-    let path = store_path(&image.folder)?;
+    let Ok(path) = StorePath::from_absolute_path(image.folder.as_os_str().as_bytes()) else {
+        let faults = vec![format!("{} is not a path of Nix's store", image.folder.display())];
+        return Ok(Verdict { repair: Some(image.fetch_again()), name: image.name, content: true, faults });
+    };
     let nix = Nix::find()?;
     let changed = tokio::select! {
         changed = nix.verify(&path) => changed?,
@@ -97,13 +99,6 @@ async fn verify(image: LocalImage, interrupts: &mut Interrupts) -> Result<Verdic
     let changed = changed.into_iter().map(|path| format!("{path} has other content than Nix built"));
     let repair = flake.map(|flake| format!("nix build --repair --no-link '{flake}'"));
     Ok(Verdict { name: image.name, content: true, faults: form.into_iter().chain(changed).collect(), repair })
-}
-
-fn store_path(folder: &Path) -> Result<StorePath, Fault> {
-    StorePath::from_absolute_path(folder.as_os_str().as_bytes()).map_err(|_| {
-        let message = format!("{} is not a path of Nix's store", folder.display());
-        Fault::new(ErrorKind::ImageInvalid, message).with_hint("remove the image with `mvmctl image rm`")
-    })
 }
 
 impl Verdict {
