@@ -105,6 +105,7 @@ let
             inherit command env;
             user = "app";
             workingDirectory = "/var/lib/app";
+            readiness.port = lib.mkDefault port;
           };
           users.app = {
             uid = 1000;

@@ -12,6 +12,7 @@
     ];
     user = "www";
     workingDirectory = "/var/lib/nginx";
+    readiness.port = 8080;
   };
   users.www = {
     uid = 80;

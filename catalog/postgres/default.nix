@@ -1,8 +1,16 @@
-# PostgreSQL with its data in the VM's own layer, which is kept until the VM is removed.
+# PostgreSQL with its data in the VM's own layer, which is kept until the VM is removed; `up -v data:/var/lib/postgresql`
+# keeps it in a volume, which outlives the VM.
 { lib, pkgs, ... }:
 let
   inherit (pkgs) postgresql;
   data = "/var/lib/postgresql/data";
+  isReady = [
+    "${postgresql}/bin/pg_isready"
+    "-h"
+    "127.0.0.1"
+    "-U"
+    "postgres"
+  ];
   # Only once: what is there stays. Who can reach the port is a matter of the guest channel, so no password is asked for.
   prepare = builtins.toFile "prepare-postgres" ''
     [ -e ${data}/PG_VERSION ] || exec initdb --pgdata=${data} --username=postgres --auth=trust --encoding=UTF8 --locale=C
@@ -28,19 +36,18 @@ in
     ];
     user = "postgres";
     workingDirectory = "/var/lib/postgresql";
+    # Its first start makes the cluster.
+    readiness = {
+      command = isReady;
+      timeout = 120;
+    };
   };
   users.postgres = {
     uid = 71;
     home = "/var/lib/postgresql";
   };
   healthChecks.postgres = {
-    command = [
-      "${postgresql}/bin/pg_isready"
-      "-h"
-      "127.0.0.1"
-      "-U"
-      "postgres"
-    ];
+    command = isReady;
     startupGrace = 120;
   };
   access.forward = true;

@@ -1,4 +1,4 @@
-# Redis with an append-only file in the VM's own layer.
+# Redis with an append-only file in the VM's own layer, or in a volume: `up -v data:/var/lib/redis`.
 { lib, pkgs, ... }:
 {
   name = "redis";
@@ -15,6 +15,7 @@
     ];
     user = "redis";
     workingDirectory = "/var/lib/redis";
+    readiness.port = 6379;
   };
   users.redis = {
     uid = 72;
