@@ -3,12 +3,11 @@
 
 mod support;
 
-use rustix::fs::SeekFrom;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::secret::Secret;
 use support::{User, flake, text};
 
 /// Where a file system's label is, and what stands there in all of ours.
@@ -16,63 +15,6 @@ const LABEL: u64 = 1024 + 120;
 
 fn volume(user: &User, name: &str) -> PathBuf {
     user.home().join(format!(".local/share/mvm/volumes/db/{name}.ext4"))
-}
-
-/// A secret of bytes that no text has, in a file that is nobody's concern.
-struct Secret {
-    content: Vec<u8>,
-    file: tempfile::NamedTempFile,
-}
-
-impl Secret {
-    fn new() -> Self {
-        let mut content = vec![0, 0xff, b'\n'];
-        File::open("/dev/urandom").unwrap().take(61).read_to_end(&mut content).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&file, &content).unwrap();
-        Self { content, file }
-    }
-
-    fn argument(&self, name: &str) -> String {
-        format!("{name}={}", self.file.path().display())
-    }
-
-    fn hex(&self) -> String {
-        self.content.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Asserts that no file below a folder has it, as it is or in hexadecimal digits.
-    fn assert_nowhere(&self, folder: &Path) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let kind = path.symlink_metadata().unwrap().file_type();
-            if kind.is_dir() {
-                self.assert_nowhere(&path);
-            } else if kind.is_file() {
-                let data = data(&path);
-                for form in [&self.content[..], self.hex().as_bytes()] {
-                    assert!(
-                        !data.windows(form.len()).any(|window| window == form),
-                        "{} has the secret",
-                        path.display()
-                    );
-                }
-            }
-        }
-    }
-}
-
-/// A file without its holes, which are gibibytes.
-fn data(path: &Path) -> Vec<u8> {
-    let file = File::open(path).unwrap();
-    let (mut data, mut at) = (Vec::new(), 0);
-    while let Ok(begin) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
-        at = rustix::fs::seek(&file, SeekFrom::Hole(begin)).unwrap();
-        let mut part = vec![0; (at - begin) as usize];
-        file.read_exact_at(&mut part, begin).unwrap();
-        data.append(&mut part);
-    }
-    data
 }
 
 #[test]

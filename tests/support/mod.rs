@@ -5,6 +5,7 @@ pub mod docker;
 pub mod events;
 pub mod flake;
 pub mod refusal;
+pub mod secret;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
