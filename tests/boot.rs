@@ -1,11 +1,13 @@
-//! Real VMs, from `up` to `down`, with both kernels.
+//! A real VM from `up` to `down`, with the distribution's kernel. What runs our own is in tests/conformance.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
 use support::User;
 
-fn main_line(user: &User) {
+#[test]
+fn the_main_line_with_the_distributions_kernel() {
+    let user = User::with_stock_kernel();
     user.ok(&["up", "-d", "--name", "one", "-e", "GREETING=hello"]);
     assert!(user.ok(&["ls"]).contains("one"));
     assert_eq!(user.ok(&["exec", "one", "--", "uname", "-s"]), "Linux\n");
@@ -24,14 +26,4 @@ fn main_line(user: &User) {
     user.ok(&["rm", "one"]);
     assert!(!user.ok(&["ls", "-a"]).contains("one"));
     user.assert_nothing_left();
-}
-
-#[test]
-fn the_main_line_with_our_own_kernel() {
-    main_line(&User::new());
-}
-
-#[test]
-fn the_main_line_with_the_distributions_kernel() {
-    main_line(&User::with_stock_kernel());
 }

@@ -38,20 +38,6 @@ fn a_runner_from_up_to_down() {
     console_says(&user, "hello from the runner");
     user.ok(&["wait", "vm"]);
 
-    // What needs the agent is refused by name, at once.
-    for (args, word) in [
-        (&["exec", "vm", "--", "true"][..], "exec"),
-        (&["cp", "vm:/etc", "."], "cp"),
-        (&["forward", "vm", "-p", "0:80"], "forward"),
-    ] {
-        let stderr = user.fails(2, args);
-        assert!(stderr.contains(word) && stderr.contains("microvm-nix") && stderr.contains("hint: "), "{stderr}");
-    }
-    user.ok(&["pause", "vm"]);
-    assert_eq!(record(&user)["state"], "paused");
-    user.ok(&["resume", "vm"]);
-    assert_eq!(record(&user)["state"], "running");
-
     // The configuration's own script asks the guest, and the runner's files are user data.
     user.ok(&["down", "vm"]);
     assert_eq!(record(&user)["exit"]["kind"], "requested");
@@ -61,9 +47,7 @@ fn a_runner_from_up_to_down() {
     assert!(user.fails(2, &["start", "-d", "vm", "--boot-timeout", "9"]).contains("--boot-timeout"));
     user.ok(&["start", "-d", "vm"]);
     assert_eq!(record(&user)["state"], "running");
-    user.ok(&["down", "vm", "--force"]);
-    assert_eq!(record(&user)["exit"]["kind"], "killed");
-    user.ok(&["rm", "vm"]);
+    user.ok(&["down", "vm", "--force", "--rm"]);
     user.assert_never_was();
 }
 
