@@ -44,9 +44,10 @@ impl NixProcess {
     /// Starts `nix`. Ctrl-C in a terminal does not reach it: whoever awaits it decides.
     pub async fn start(mut command: Command, program: &Path) -> Result<Self, NixError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        // SIGINT, not SIGKILL: on it Nix kills its builders, which live in sessions of their own, before it ends. Nix 2.34
-        // can miss one that comes while it handles a line of its builder's log; it then ends at the next line.
-        mvm_process::signal_with_parent(command.as_std_mut(), Signal::INT);
+        // SIGKILL, for there is nobody left to remind it: Nix can miss a SIGINT that comes while it handles a line of its
+        // builder's log, or just before it waits for one. Its builders have a parent-death signal of their own, but for
+        // those that Nix 2.8 has put into a sandbox.
+        mvm_process::signal_with_parent(command.as_std_mut(), Signal::KILL);
         let failed = |source| NixError::Start { program: program.to_owned(), source };
         // The parent-death signal follows the *thread* that forked, and a runtime may retire its threads at any
         // time: a thread of its own lives exactly as long as Nix may.
