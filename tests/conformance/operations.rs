@@ -44,14 +44,14 @@ pub fn exec(lane: &Lane) {
 }
 
 pub fn signals(lane: &Lane) {
-    // A signal to the command line is one to the command.
-    let script = "trap 'exit 9' INT; echo ready; cat";
+    // A signal to the command line is one to the command, which waits for nothing else: whatever else it were given could
+    // come first.
+    let script = "trap 'exit 9' INT; echo ready; while :; do :; done";
     let mut waits = piped(&mut lane.user.command(&["exec", "one", "--", "sh", "-c", script]));
     let mut line = String::new();
     BufReader::new(waits.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     kill_process(Pid::from_child(&waits), Signal::INT).unwrap();
-    drop(waits.stdin.take());
     assert_eq!(waits.wait().unwrap().code(), Some(9));
     // Who reads no more ends the command, without a word.
     let mut yes = piped(lane.user.command(&["exec", "one", "--", "yes"]).stderr(Stdio::piped()));
