@@ -84,10 +84,13 @@ impl Forwards {
         Ok(forward)
     }
 
-    /// Withdraws a port. Open connections through it go on.
-    pub(super) fn remove(&mut self, forward: PortForward) -> Result<(), ForwardError> {
+    /// Withdraws a port: nobody listens on it when this returns. Open connections through it go on.
+    pub(super) async fn remove(&mut self, forward: PortForward) -> Result<(), ForwardError> {
         let at = self.serving.iter().position(|(f, _)| *f == forward).ok_or(ForwardError::Unknown(forward))?;
-        self.serving.swap_remove(at).1.abort();
+        let listening = self.serving.swap_remove(at).1;
+        listening.abort();
+        // An abort is a wish; the listener is closed when its task has ended.
+        let _ = listening.await;
         Ok(())
     }
 

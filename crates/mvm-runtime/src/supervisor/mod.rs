@@ -318,7 +318,7 @@ impl Supervisor {
             serve::Request::Pause => self.demand(Demand::Pause).await,
             serve::Request::Resume => self.demand(Demand::Resume).await,
             serve::Request::Forward(forward) => self.forward(forward),
-            serve::Request::Unforward(forward) => self.forwards.remove(forward).map_err(Fault::from),
+            serve::Request::Unforward(forward) => self.forwards.remove(forward).await.map_err(Fault::from),
         };
         let answer = match done {
             Ok(()) => {
